@@ -1,0 +1,64 @@
+use super::*;
+
+#[test]
+fn an_answer_goes_there_and_back() {
+    let text = r#"{"schema":1,"version":{"product":"MariaDB","text":"10.11.14","how":"string"},
+        "probes":[{"object":"mysql","program":"mysql_command","kind":"entry","at":{"symbol":"f"},"args":4},
+                  {"object":"mysql","program":"r","kind":"return","at":{"symbol_offset":["g",16]},"arg":7,"required":false,"group":"g"},
+                  {"object":"mysql","program":"r","kind":"entry","at":{"function_at":4096}},
+                  {"object":"mysql","program":"r","kind":"entry","at":{"callee_of_strings":{"strings":["a","b"],"min":2}}}],
+        "layout":"00ff10","notes":["n"],"later":"ignored"}"#;
+    let answer = Detected::from_json(text).expect("valid");
+    assert_eq!(answer.layout.0, [0, 255, 16]);
+    assert!(answer.probes[0].required && answer.probes[0].args == 4 && answer.probes[0].arg == 0);
+    assert!(!answer.probes[1].required);
+    assert_eq!(answer.probes[1].at, Locator::SymbolOffset("g".into(), 16));
+    assert_eq!(Detected::from_json(&answer.to_json()).expect("valid"), answer);
+}
+
+#[test]
+fn unsupported_stands_alone() {
+    let answer = Detected::from_json(r#"{"unsupported":"too old; needs 5.7"}"#).expect("valid");
+    assert_eq!(answer.unsupported.as_deref(), Some("too old; needs 5.7"));
+    let both =
+        r#"{"schema":1,"unsupported":"x","probes":[{"object":"o","program":"p","kind":"entry","at":{"symbol":"f"}}]}"#;
+    assert!(Detected::from_json(both).is_err());
+}
+
+#[test]
+fn limits_and_names_are_checked() {
+    let refused = |text: &str, at: &str| {
+        let error = Detected::from_json(text).expect_err("refused").to_string();
+        assert!(error.starts_with(at), "{error}");
+    };
+    let probe = |key: &str| {
+        format!(
+            r#"{{"schema":1,"probes":[{{"object":"o","program":"p","kind":"entry","at":{{"symbol":"f"}},{key}}}]}}"#
+        )
+    };
+    refused(&probe(r#""args":17"#), "probes[0].args");
+    refused(&probe(r#""group":"""#), "probes[0].group");
+    refused(r#"{"schema":2}"#, "schema 2");
+    refused(r#"{"schema":1,"layout":"0"}"#, "not valid: an odd number of hex digits");
+    refused(&format!(r#"{{"schema":1,"layout":"{}"}}"#, "00".repeat(MAX_LAYOUT + 1)), "layout");
+    refused(&format!(r#"{{"schema":1,"notes":["{}"]}}"#, "x".repeat(MAX_ANSWER)), "1048");
+    let strings = r#"{"schema":1,"probes":[{"object":"o","program":"p","kind":"entry","at":{"callee_of_strings":{"strings":["a"],"min":2}}}]}"#;
+    refused(strings, "probes[0].at.min");
+}
+
+#[test]
+fn configured_is_checked() {
+    let text = r#"{"schema":1,"objects":[{"id":"o","programs":["a"],"globals":{"x":18446744073709551615,"y":-1,"z":"00ff"}}],
+        "attachments":[{"object":"o","program":"a","kind":"tp_btf","to":"sched_process_fork"}],"services":["packets"]}"#;
+    let answer = Configured::from_json(text).expect("valid");
+    assert_eq!(answer.objects[0].globals["x"], GlobalValue::Unsigned(u64::MAX));
+    assert_eq!(answer.objects[0].globals["y"], GlobalValue::Signed(-1));
+    assert_eq!(answer.objects[0].globals["z"], GlobalValue::Bytes(Hex(vec![0, 255])));
+    assert_eq!(Configured::from_json(&answer.to_json()).expect("valid"), answer);
+
+    let bad = text.replace(r#""object":"o""#, r#""object":"other""#);
+    assert!(Configured::from_json(&bad).expect_err("refused").to_string().starts_with("attachments[0].object"));
+    let bad = text.replace("tp_btf", "kprobe");
+    assert!(Configured::from_json(&bad).expect_err("refused").to_string().contains("kprobe"));
+    assert!(Configured::from_json("{}").is_err(), "schema is required");
+}
