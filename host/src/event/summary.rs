@@ -1,0 +1,184 @@
+//! The totals of a run: what came, what did not, and where it was lost.
+//!
+//! Filled by the broker (kernel counters), the workers' and the collector's counts and the sinks; written into
+//! `ecapture.session.end` and, as text, to stderr. Numbers only, no input and output.
+
+use std::fmt::Write as _;
+
+macro_rules! totals {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Totals of one module.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct ModuleTotals {
+            /// The module.
+            pub module: String,
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl ModuleTotals {
+            /// Names and values, in the order they are documented.
+            pub fn numbers(&self) -> [(&'static str, u64); [$(stringify!($name)),+].len()] {
+                [$((stringify!($name), self.$name)),+]
+            }
+        }
+    };
+}
+
+totals! {
+    /// Messages that the probes began to send.
+    produced,
+    /// Messages that the worker received, whole or in part.
+    seen,
+    /// Messages of which nothing got through, because the ring was full.
+    lost,
+    /// Bytes of wholly or partly lost messages that were not sent.
+    lost_bytes,
+    /// Events of role `output` that the collector took.
+    events,
+    /// Messages cut short by a full ring.
+    partial,
+    /// Messages with unreadable user memory.
+    faults,
+    /// Bytes not captured for that reason.
+    fault_bytes,
+    /// Messages longer than the limit of their stream.
+    cut,
+    /// Bytes beyond that limit.
+    cut_bytes,
+    /// Bytes that events said were missing.
+    truncated_bytes,
+    /// Calls in flight that found no room to be remembered.
+    state_full,
+    /// Returns from calls that began before the probes.
+    orphans,
+    /// Messages that no decoder could be made to read, and malformed events.
+    undecodable,
+    /// Columns that did not fit the manifest and were dropped.
+    columns_refused,
+    /// Restarts of the worker.
+    restarts,
+    /// Events that arrived too late to be put in order.
+    late,
+    /// Events that some output could not take.
+    sink_lost,
+}
+
+impl ModuleTotals {
+    /// Messages that are in none of the accounts: neither received nor known to be lost. 0 unless the host was stopped
+    /// before the ring was drained, or has a bug.
+    pub fn unaccounted(&self) -> u64 {
+        self.produced.saturating_sub(self.seen).saturating_sub(self.lost)
+    }
+
+    fn new(module: &str) -> Self {
+        Self { module: module.to_owned(), ..Self::default() }
+    }
+}
+
+/// Totals of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// By module, in the order they were started.
+    pub modules: Vec<ModuleTotals>,
+}
+
+impl Summary {
+    /// The totals of `module`, made at zero if they are new.
+    pub fn module(&mut self, module: &str) -> &mut ModuleTotals {
+        let at = self.modules.iter().position(|totals| totals.module == module).unwrap_or_else(|| {
+            self.modules.push(ModuleTotals::new(module));
+            self.modules.len() - 1
+        });
+        &mut self.modules[at]
+    }
+}
+
+/// The summary for people: a line for each module, then a line for each thing that went wrong, and only those. Ends
+/// with a newline unless empty.
+pub fn summary_text(summary: &Summary) -> String {
+    let mut out = String::new();
+    for totals in &summary.modules {
+        // Writing to a String cannot fail.
+        let _ = write_module(&mut out, totals);
+    }
+    out
+}
+
+fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
+    let nothing_lost = t.lost == 0 && t.partial == 0 && t.unaccounted() == 0 && t.sink_lost == 0;
+    write!(out, "{}: {} from {}", t.module, count(t.events, "event"), count(t.seen, "message"))?;
+    writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
+    let mut say = |number: u64, thing: &str, rest: &str| match number {
+        0 => Ok(()),
+        _ => writeln!(out, "{}: {}{rest}", t.module, count(number, thing)),
+    };
+    let bytes = |number| count(number, "byte");
+    say(t.lost, "message", &format!(" lost: the ring was full ({}); try a larger --ring-size", bytes(t.lost_bytes)))?;
+    say(t.partial, "message", " cut short: the ring was full")?;
+    say(t.faults, "message", &format!(" with unreadable memory ({} missing)", bytes(t.fault_bytes)))?;
+    say(t.cut, "message", &format!(" over the size limit ({} left out)", bytes(t.cut_bytes)))?;
+    say(t.truncated_bytes, "byte", " missing in events that were written")?;
+    say(t.state_full, "call", " not followed: too many at once")?;
+    say(t.orphans, "return", " of a call that began before the capture")?;
+    say(t.undecodable, "message", " could not be decoded")?;
+    say(t.columns_refused, "column", " dropped: not what the module's manifest declares")?;
+    say(t.restarts, "restart", " of the worker")?;
+    say(t.late, "event", " written out of order: too late to be sorted")?;
+    say(t.sink_lost, "event", " not written: an output was slow, full or closed")?;
+    say(t.unaccounted(), "message", " unaccounted for: neither received nor counted as lost")
+}
+
+/// `1 event`, `1,204 events`.
+fn count(number: u64, thing: &str) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3 + thing.len() + 2);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out.push(' ');
+    out.push_str(thing);
+    if number != 1 {
+        out.push('s');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_run_says_so_in_one_line() {
+        let mut summary = Summary::default();
+        let totals = summary.module("mysql");
+        (totals.produced, totals.seen, totals.events) = (1204, 1204, 1);
+        assert_eq!(summary_text(&summary), "mysql: 1 event from 1,204 messages, none lost\n");
+    }
+
+    #[test]
+    fn every_loss_is_named() {
+        let mut summary = Summary::default();
+        let totals = summary.module("mysql");
+        (totals.produced, totals.seen, totals.lost, totals.lost_bytes) = (1_000_000, 900_000, 99_999, 1);
+        (totals.sink_lost, totals.restarts) = (7, 1);
+        let text = summary_text(&summary);
+        assert!(!text.contains("none lost"), "{text}");
+        assert!(text.contains("mysql: 99,999 messages lost: the ring was full (1 byte)"), "{text}");
+        assert!(text.contains("mysql: 7 events not written"), "{text}");
+        assert!(text.contains("mysql: 1 restart of the worker"), "{text}");
+        assert!(text.contains("mysql: 1 message unaccounted for"), "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn modules_are_found_again() {
+        let mut summary = Summary::default();
+        summary.module("a").seen = 1;
+        summary.module("b").seen = 2;
+        summary.module("a").seen += 1;
+        assert_eq!(summary.modules.iter().map(|m| m.seen).collect::<Vec<_>>(), [2, 2]);
+    }
+}

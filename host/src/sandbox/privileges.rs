@@ -1,0 +1,123 @@
+//! What the broker keeps of its capabilities, and which ones it lacks.
+//!
+//! Decision: besides what capturing needs, SETUID, SETGID, SETPCAP and KILL stay for the whole run. Workers are
+//! restarted after a crash, and a new child can give up its ids and its bounding set only if exec as root still gives
+//! it these; without KILL the broker could not end a child that runs as another user. The alternative, a second process
+//! that forks children, would hold the same capabilities and add a channel to attack.
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
+};
+
+use super::child::{SandboxError, step};
+use super::identity::drop_bounding_except;
+
+/// What to keep beyond what every run needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Packets (`tc`, TCX): CAP_NET_ADMIN.
+    pub net_admin: bool,
+    /// Output files that are opened later (rotation) in a directory that belongs to another user: CAP_DAC_OVERRIDE.
+    /// Close to root, so only where the run really rotates.
+    pub dac_override: bool,
+}
+
+const CAPTURE: [(&str, CapabilitySet, CapabilitySet); 4] = [
+    // (name, capability, what the kernel takes instead)
+    ("CAP_BPF", CapabilitySet::BPF, CapabilitySet::SYS_ADMIN),
+    ("CAP_PERFMON", CapabilitySet::PERFMON, CapabilitySet::SYS_ADMIN),
+    ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE, CapabilitySet::empty()),
+    ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH, CapabilitySet::DAC_OVERRIDE),
+];
+
+/// The capabilities that capturing needs and this process has not, by name. Empty: ready to run.
+///
+/// CAP_SYS_ADMIN stands in for BPF and PERFMON, DAC_OVERRIDE for DAC_READ_SEARCH, as in the kernel. SETUID, SETGID,
+/// SETPCAP and KILL are not among them: without them the run works and each child's report says what it kept.
+pub fn missing() -> Vec<&'static str> {
+    capabilities(None).map_or_else(|_| CAPTURE.map(|c| c.0).to_vec(), |c| missing_in(c.effective))
+}
+
+fn missing_in(effective: CapabilitySet) -> Vec<&'static str> {
+    let lacks = |c: &&(_, CapabilitySet, CapabilitySet)| !effective.contains(c.1) && !effective.intersects(c.2);
+    CAPTURE.iter().filter(lacks).map(|c| c.0).collect()
+}
+
+/// The set that [`keep_only`] keeps at most.
+fn wanted(keep: Keep) -> CapabilitySet {
+    let respawn = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP | CapabilitySet::KILL;
+    let mut set = CAPTURE.iter().fold(respawn, |set, c| set | c.1);
+    set.set(CapabilitySet::NET_ADMIN, keep.net_admin);
+    set.set(CapabilitySet::DAC_OVERRIDE, keep.dac_override);
+    set
+}
+
+/// Gives up every capability but BPF, PERFMON, SYS_PTRACE, DAC_READ_SEARCH, those of `keep`, and those that restarting
+/// children takes (see the module's head), in the bounding set as well.
+///
+/// A stand-in is not swapped: where only SYS_ADMIN is held in place of BPF or PERFMON, it stays.
+/// Capabilities belong to threads: call it before any thread is started; with more than one it is refused.
+pub fn keep_only(keep: Keep) -> Result<(), SandboxError> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    if !matches!(threads, Ok(1)) {
+        return Err(SandboxError::NotInForce("capabilities can only be given up while there is one thread"));
+    }
+    let held = step("capget", capabilities(None))?.permitted;
+    let mut kept = wanted(keep);
+    for (_, capability, instead) in CAPTURE {
+        if !held.contains(capability) {
+            kept |= instead;
+        }
+    }
+    kept &= held;
+    if held.contains(CapabilitySet::SETPCAP) {
+        drop_bounding_except(kept)?;
+    }
+    let _ = clear_ambient_capability_set(); // see identity::give_up
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    step("capset", set_capabilities(None, sets))?;
+    let left = step("capget", capabilities(None))?;
+    if left != sets { Err(SandboxError::NotInForce("the broker's capabilities")) } else { Ok(()) }
+}
+
+/// No core dumps, and nobody but root reads /proc/PID/environ, mem or fd: matters where a child keeps the broker's own
+/// user and there is no Landlock. Undone by a change of ids.
+pub fn undumpable() -> Result<(), SandboxError> {
+    step("prctl(PR_SET_DUMPABLE)", set_dumpable_behavior(DumpableBehavior::NotDumpable))
+}
+
+pub(super) fn no_new_privileges() -> Result<(), SandboxError> {
+    step("prctl(PR_SET_NO_NEW_PRIVS)", set_no_new_privs(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        assert_eq!(missing_in(CapabilitySet::all()), [""; 0]);
+        assert_eq!(missing_in(wanted(Keep::default())), [""; 0]);
+        assert_eq!(
+            missing_in(CapabilitySet::empty()),
+            ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]
+        );
+        assert_eq!(missing_in(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE), ["CAP_SYS_PTRACE"]);
+    }
+
+    #[test]
+    fn nothing_near_root_is_kept_unasked() {
+        let base = wanted(Keep::default());
+        let strong = CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::SYS_MODULE;
+        assert!(!base.intersects(strong | CapabilitySet::NET_ADMIN));
+        assert!(wanted(Keep { net_admin: true, ..Keep::default() }).contains(CapabilitySet::NET_ADMIN));
+        assert!(base.contains(CapabilitySet::SETPCAP | CapabilitySet::KILL));
+    }
+
+    #[test]
+    fn refused_among_threads() {
+        // The test harness has at least two threads.
+        assert!(matches!(keep_only(Keep::default()), Err(SandboxError::NotInForce(_))));
+    }
+}

@@ -1,0 +1,136 @@
+//! What the broker asks a scout and what the scout answers: plain data, sent as JSON.
+//!
+//! Only shapes live here, no analysis. The broker reads the answer of a process that has parsed hostile bytes, so
+//! nothing in it is more than numbers and text to show.
+
+pub use ecapture_plugin_api::plan::{Locator, ProbeKind as WantedKind};
+use serde::{Deserialize, Serialize};
+
+/// The probes wanted in one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoutRequest {
+    /// The probes, at most [`MAX_PROBES`](super::MAX_PROBES).
+    pub probes: Vec<ProbeWanted>,
+}
+
+/// One probe of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeWanted {
+    /// The broker's number of the probe; comes back in the answer.
+    pub index: u32,
+    /// The event: a call or a return.
+    pub kind: WantedKind,
+    /// Where.
+    pub at: Locator,
+    /// How many arguments an entry probe reads. The true number matters: an argument register that is not needed may
+    /// be overwritten before the point, a needed one may not.
+    #[serde(default = "all_arguments")]
+    pub args: u8,
+    /// A return may be answered by [`PointKind::Exit`] points: the module has a program for them.
+    #[serde(default)]
+    pub exit_ok: bool,
+}
+
+/// Registers that carry arguments in the System V calling convention; the careful default of [`ProbeWanted::args`].
+fn all_arguments() -> u8 {
+    6
+}
+
+/// The answer for one file. Every probe of the request is in `placed` or in `failed`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoutAnswer {
+    /// What the file is; absent when it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<TargetFile>,
+    /// Why the whole file was refused (then every probe is in `failed` with the same words).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Probes with proven points.
+    pub placed: Vec<Placed>,
+    /// Probes that must not be attached.
+    pub failed: Vec<Failed>,
+}
+
+/// Facts of the file that the analysis met on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetFile {
+    /// Bytes.
+    pub size: u64,
+    /// The GNU build id in hex.
+    pub build_id: Option<String>,
+    /// Always `x86_64` today.
+    pub machine: String,
+    /// Program or library.
+    pub kind: FileKind,
+}
+
+/// Program or library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// Started by `execve`.
+    Executable,
+    /// Loaded by a program.
+    Library,
+}
+
+/// A probe with its proven points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Number of the probe in the request.
+    pub index: u32,
+    /// One point, or several exits which together see each return once.
+    pub points: Vec<Point>,
+    /// Symbol of the function, or `function at 0x...` when it has none.
+    pub function: String,
+    /// File offset of the function's first instruction.
+    pub function_offset: u64,
+    /// Distance of the first point from the function's first instruction, in bytes.
+    pub delta: i64,
+    /// What a hit costs.
+    pub cost: Cost,
+    /// The instruction at the first point.
+    pub instruction: String,
+    /// Why this point, in words.
+    pub why: String,
+}
+
+/// One offset to attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Offset in the file.
+    pub offset: u64,
+    /// How to attach.
+    pub kind: PointKind,
+}
+
+/// How a point is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PointKind {
+    /// A plain uprobe; arguments are as the caller passed them.
+    Entry,
+    /// A return probe; the stack pointer is at the return address.
+    Return,
+    /// A plain uprobe before the return; rax already holds the value.
+    Exit,
+}
+
+/// Cost class of a hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cost {
+    /// The kernel emulates the instruction: about a microsecond.
+    Emulated,
+    /// The kernel single-steps it: ten microseconds and more.
+    Stepped,
+}
+
+/// A probe without a proven point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Number of the probe in the request.
+    pub index: u32,
+    /// Why, in words.
+    pub why: String,
+}

@@ -1,0 +1,28 @@
+//! Where events go: text, hex dump, JSON Lines, or nowhere but into the counts.
+//!
+//! A [`Render`] turns events into bytes and knows nothing of files; an [`output::Output`] brings bytes to an open file
+//! descriptor and knows nothing of events but their number; a [`set::SinkSet`] is all outputs of a run. Files are
+//! opened by the broker and handed over; nothing here opens one. Sinks see events and schemas, never modules.
+
+pub mod count;
+pub mod encode;
+pub mod escape;
+pub mod fd;
+pub mod hex;
+pub mod json;
+pub mod output;
+pub mod queue;
+pub mod session;
+pub mod set;
+pub mod text;
+pub mod time;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod schema_tests;
+
+pub use session::{Gap, Render, SessionEnd, SessionModule, SessionStart};
+pub use set::{Format, Notice, OutputOptions, OutputSpec, Sink, SinkReport, SinkSet};

@@ -1,0 +1,356 @@
+//! All outputs of a run, and the trait they share.
+//!
+//! The collector's loop: `event` for each event; `flush` when there is nothing more to read; `tick` after each batch and
+//! at the latest when the last `tick` said; `session_end`, then `finish`. No call waits for a reader but `finish`, and
+//! that one up to its deadline.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::event::{Event, Summary};
+
+use super::count::Count;
+use super::fd::{FdDestination, Sharing};
+use super::hex::Hex;
+use super::json::Json;
+use super::output::{Limits, Output};
+use super::session::{Render, SessionEnd, SessionStart};
+use super::text::{Text, TextOptions};
+
+/// Longest wait at the end before every slow reader is tried again.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// An output as the collector sees it. No call fails: what goes wrong with an output is its own business (kept, retried,
+/// counted) and comes out as [`Notice`]s and in its [`SinkReport`], since no caller could do better with an error than
+/// to go on with the other outputs.
+pub trait Sink: Send {
+    /// Takes an event.
+    fn event(&mut self, event: &Event<'_>);
+    /// Takes the first line.
+    fn session_start(&mut self, start: &SessionStart);
+    /// Takes the last line.
+    fn session_end(&mut self, end: &SessionEnd<'_>);
+    /// Writes what has gathered, as far as that is taken at once.
+    fn flush(&mut self);
+    /// Does what is due, hands over news; when to call again at the latest, if nothing happens before.
+    fn tick(&mut self, now: Instant, notices: &mut Vec<Notice>) -> Option<Instant>;
+    /// Writes what is left, waiting for a slow reader up to `deadline`, and gives up on the rest. The last call but
+    /// [`Sink::tick`] (for the last notices) and [`Sink::report`].
+    fn finish(&mut self, deadline: Instant);
+    /// Its counts.
+    fn report(&self) -> SinkReport;
+    /// What to poll for room if its reader is slow.
+    fn blocked(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// Its reader is slow but alive, and much is waiting: better not to give it more now.
+    fn congested(&self) -> bool {
+        false
+    }
+    /// Nothing given to it is wanted any more.
+    fn ended(&self) -> bool {
+        false
+    }
+}
+
+/// Something to tell the user about an output, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The output's name.
+    pub output: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// The counts of an output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SinkReport {
+    /// Its name.
+    pub name: String,
+    /// Events that were written whole.
+    pub written: u64,
+    /// Events that it could not take.
+    pub lost: u64,
+    /// The same by module.
+    pub lost_by_module: Vec<(String, u64)>,
+    /// Events for which its reader did not stay.
+    pub after_end: u64,
+    /// The error it is in now.
+    pub error: Option<String>,
+}
+
+/// The formats, by the names of `-o`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A line for people.
+    Text,
+    /// JSON Lines.
+    Json,
+    /// Hex dump.
+    Hex,
+    /// Counts only.
+    None,
+}
+
+impl Format {
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "text" => Self::Text,
+            "json" => Self::Json,
+            "hex" => Self::Hex,
+            "none" => Self::None,
+            _ => return None,
+        })
+    }
+}
+
+/// Options of an output, as the broker sends them to the collector.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct OutputOptions {
+    /// For notices and reports: `stdout` or the path.
+    pub name: String,
+    /// The format.
+    pub format: Format,
+    /// Seconds east of UTC for text.
+    #[serde(default)]
+    pub utc_offset_s: i32,
+    /// Line feeds of captured text begin an indented line.
+    #[serde(default)]
+    pub multiline: bool,
+    /// Colours: the broker knows whether this is a terminal.
+    #[serde(default)]
+    pub color: bool,
+    /// Inherited from the shell rather than opened by the broker.
+    #[serde(default)]
+    pub shared: bool,
+    /// End without a word when the reader is gone (stdout).
+    #[serde(default)]
+    pub quiet_end: bool,
+}
+
+/// An output to be.
+#[derive(Debug)]
+pub struct OutputSpec {
+    /// Its options.
+    pub options: OutputOptions,
+    /// Where it writes; `None` is allowed for [`Format::None`] only.
+    pub fd: Option<OwnedFd>,
+}
+
+/// All outputs.
+#[derive(Default)]
+pub struct SinkSet {
+    sinks: Vec<Box<dyn Sink>>,
+}
+
+impl SinkSet {
+    /// Prepares every output; they keep the order given.
+    ///
+    /// # Errors
+    /// A descriptor that can't be looked at, or is missing. Nothing was written.
+    pub fn new(specs: Vec<OutputSpec>) -> io::Result<Self> {
+        let mut set = Self::default();
+        for spec in specs {
+            set.push(open(spec)?);
+        }
+        Ok(set)
+    }
+
+    /// Adds an output of another kind.
+    pub fn push(&mut self, sink: Box<dyn Sink>) {
+        self.sinks.push(sink);
+    }
+
+    /// Gives an event to every output.
+    pub fn event(&mut self, event: &Event<'_>) {
+        self.sinks.iter_mut().for_each(|sink| sink.event(event));
+    }
+
+    /// Begins the session.
+    pub fn session_start(&mut self, start: &SessionStart) {
+        self.sinks.iter_mut().for_each(|sink| sink.session_start(start));
+    }
+
+    /// Ends the session. Call [`SinkSet::add_losses`] first.
+    pub fn session_end(&mut self, end: &SessionEnd<'_>) {
+        self.sinks.iter_mut().for_each(|sink| sink.session_end(end));
+    }
+
+    /// Writes what has gathered: there is nothing more to read at the moment.
+    pub fn flush(&mut self) {
+        self.sinks.iter_mut().for_each(|sink| sink.flush());
+    }
+
+    /// Does what is due and collects the news. Returns when to call again at the latest.
+    pub fn tick(&mut self, now: Instant, notices: &mut Vec<Notice>) -> Option<Instant> {
+        self.sinks.iter_mut().filter_map(|sink| sink.tick(now, notices)).min()
+    }
+
+    /// Descriptors to poll for room, so that a slow reader is served when it reads and not at the next tick.
+    pub fn blocked(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sinks.iter().filter_map(|sink| sink.blocked())
+    }
+
+    /// The only output there is would lose what it is given now, and the links and rings before it have room. With several
+    /// outputs none waits for another.
+    pub fn congested(&self) -> bool {
+        matches!(self.sinks.as_slice(), [only] if only.congested())
+    }
+
+    /// Every reader is gone: nobody wants the run to go on. False without outputs.
+    pub fn all_ended(&self) -> bool {
+        !self.sinks.is_empty() && self.sinks.iter().all(|sink| sink.ended())
+    }
+
+    /// Sets `sink_lost` of each module to what all outputs together have lost so far.
+    pub fn add_losses(&self, summary: &mut Summary) {
+        summary.modules.iter_mut().for_each(|totals| totals.sink_lost = 0);
+        for (module, lost) in self.sinks.iter().flat_map(|sink| sink.report().lost_by_module) {
+            if lost > 0 {
+                summary.module(&module).sink_lost += lost;
+            }
+        }
+    }
+
+    /// Writes what is left, waiting at most `timeout` for slow readers, all together. The notices that came of it and
+    /// the final counts of every output. A second call writes nothing.
+    pub fn finish(&mut self, timeout: Duration) -> (Vec<Notice>, Vec<SinkReport>) {
+        let deadline = Instant::now() + timeout;
+        // In rounds over all of them: one that is stuck must not use up the time of one that is only slow.
+        loop {
+            self.flush();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait(left.min(ROUND)) {
+                break;
+            }
+        }
+        let mut notices = Vec::new();
+        for sink in &mut self.sinks {
+            sink.finish(deadline.min(Instant::now()));
+            sink.tick(Instant::now(), &mut notices);
+        }
+        (notices, self.sinks.iter().map(|sink| sink.report()).collect())
+    }
+
+    /// Waits until a slow reader has made room; false if there is none to wait for.
+    fn wait(&self, time: Duration) -> bool {
+        let mut fds: Vec<_> = self.blocked().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)).collect();
+        let time = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+        !fds.is_empty() && matches!(poll(&mut fds, Some(&time)), Ok(_) | Err(Errno::INTR))
+    }
+}
+
+fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
+    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end } = spec.options;
+    let text = TextOptions { utc_offset_s, multiline, color };
+    let render: Box<dyn Render> = match format {
+        Format::None => return Ok(Box::new(Count::new(&name))),
+        Format::Text => Box::new(Text::new(text)),
+        Format::Hex => Box::new(Hex::new(text)),
+        Format::Json => Box::new(Json::default()),
+    };
+    let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("output {name} came without a descriptor"));
+    let fd = spec.fd.ok_or_else(missing)?;
+    let destination = FdDestination::new(fd, if shared { Sharing::Shared } else { Sharing::Own })?;
+    Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), Limits::default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+    use crate::sink::samples;
+
+    fn spec(name: &str, format: Format, fd: impl Into<OwnedFd>, shared: bool) -> OutputSpec {
+        let options = OutputOptions {
+            name: name.to_owned(),
+            format,
+            utc_offset_s: 0,
+            multiline: false,
+            color: false,
+            shared,
+            quiet_end: shared,
+        };
+        OutputSpec { options, fd: Some(fd.into()) }
+    }
+
+    fn content(mut file: std::fs::File) -> String {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_stuck_output_does_not_hold_up_another() {
+        let (reader, writer) = io::pipe().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut none = spec("none", Format::None, tempfile::tempfile().unwrap(), false);
+        none.fd = None;
+        let specs = vec![
+            spec("stdout", Format::Text, writer, true),
+            spec("file", Format::Json, file.try_clone().unwrap(), false),
+            none,
+        ];
+        let mut set = SinkSet::new(specs).unwrap();
+        let schema = samples::schema();
+        let fields = samples::query_fields();
+        set.session_start(&SessionStart::default());
+        for _ in 0..120_000 {
+            set.event(&samples::event(&schema, &fields));
+        }
+        let mut summary = Summary::default();
+        set.add_losses(&mut summary);
+        assert!(summary.module("mysql").sink_lost > 0);
+        set.session_end(&SessionEnd { wall_ns: 0, duration_ns: 0, summary: &summary });
+        let (notices, reports) = set.finish(Duration::from_millis(20));
+        drop(reader);
+        let [stdout, disk, none] = reports.as_slice() else { panic!("{reports:?}") };
+        assert_eq!((disk.written, disk.lost, none.written), (120_000, 0, 120_000));
+        assert_eq!(stdout.written + stdout.lost, 120_000);
+        assert!(notices.iter().any(|n| n.output == "stdout" && n.text.contains("still waiting")), "{notices:?}");
+        let text = content(file);
+        assert_eq!(text.lines().count(), 120_002);
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn when_the_last_reader_is_gone_nobody_wants_more() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut set = SinkSet::new(vec![spec("stdout", Format::Json, writer, true)]).unwrap();
+        let schema = samples::schema();
+        set.event(&samples::event(&schema, &[]));
+        set.flush();
+        assert!(!set.all_ended());
+        drop(reader);
+        set.event(&samples::event(&schema, &[]));
+        set.flush();
+        set.event(&samples::event(&schema, &[]));
+        assert!(set.all_ended());
+        let (notices, reports) = set.finish(Duration::ZERO);
+        assert_eq!(notices, []);
+        assert_eq!((reports[0].written, reports[0].lost, reports[0].after_end), (1, 0, 2));
+        assert!(!SinkSet::default().all_ended());
+    }
+
+    #[test]
+    fn an_output_needs_a_descriptor() {
+        let mut spec = spec("x", Format::Text, tempfile::tempfile().unwrap(), false);
+        spec.fd = None;
+        assert!(SinkSet::new(vec![spec]).is_err());
+        for format in ["text", "json", "hex", "none"] {
+            let parsed = Format::from_name(format).unwrap();
+            assert_eq!(serde_json::to_string(&parsed).unwrap(), format!("\"{format}\""));
+        }
+        assert_eq!(Format::from_name("xml"), None);
+    }
+}

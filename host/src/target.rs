@@ -1,0 +1,7 @@
+//! Which files and which processes are captured. Opens targets, never reads them: a target is looked at by the scout and
+//! by the module's detection, both without privilege.
+
+pub mod discover;
+pub mod process;
+
+pub use discover::{Found, TargetError, discover};
