@@ -1,11 +1,16 @@
 //! The host of `ecapture`: one binary, four roles (broker, scout, worker, collector). See docs/architecture.md.
 
 pub mod bpf;
+pub mod broker;
+pub mod cli;
+pub mod collector;
 pub mod event;
 pub mod failure;
 pub mod link;
 pub mod module;
+pub mod protocol;
 pub mod sandbox;
 pub mod scout;
 pub mod sink;
 pub mod target;
+pub mod worker;

@@ -17,6 +17,7 @@
 //!
 //! Nothing here attaches anything, reads other files or starts processes.
 
+pub mod child;
 mod elf;
 mod exits;
 mod image;

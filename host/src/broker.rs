@@ -1,0 +1,41 @@
+//! The broker: the one privileged process. Finds targets and opens them, loads eBPF, attaches numbers, watches over its
+//! children. It never runs module code, never parses a target, never touches captured data.
+
+mod attach;
+mod attend;
+mod channel;
+mod localtime;
+mod outputs;
+mod plan;
+mod policy;
+mod prepare;
+mod session;
+mod watch;
+
+use tokio::runtime::Builder;
+
+use crate::cli::RunOptions;
+use crate::failure::{Exit, Failure};
+use crate::module::Loaded;
+
+pub use prepare::{Prepared, Request, prepare};
+
+/// Captures with one module until the user or the options end it.
+///
+/// # Errors
+/// What the user is told; see docs/refusals.md.
+pub fn capture(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure> {
+    block_on(session::run(module, options))
+}
+
+/// Runs the broker's event loop on this thread: children must be started from the main thread.
+///
+/// # Errors
+/// Of `future`, or that there can be no event loop.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new("E-CHILD", format!("cannot set up the event loop: {e}")))?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,71 @@
+//! The broker's end of a child's control channel and of its stderr, in the event loop.
+//!
+//! A SEQPACKET socket wrapped as a tokio `UnixStream`: one `try_read` takes one message. tokio offers no SEQPACKET type,
+//! and what it does with the descriptor (readiness, read, write) is the same for both kinds.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::protocol::MAX_MESSAGE;
+
+/// One child's control channel.
+pub struct Channel {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+}
+
+impl Channel {
+    /// Takes over the broker's end. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched.
+    pub fn new(control: OwnedFd) -> io::Result<Self> {
+        let stream = StdStream::from(control);
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream: UnixStream::from_std(stream)?, buffer: vec![0; MAX_MESSAGE] })
+    }
+
+    /// The next message; `None` when the child has closed its end. A message that is not one is an error: a child that
+    /// speaks nonsense is treated like one that crashed.
+    ///
+    /// # Errors
+    /// Of the socket, or `InvalidData`.
+    pub async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let mut resets = 0;
+        loop {
+            self.stream.readable().await?;
+            match self.stream.try_read(&mut self.buffer) {
+                Ok(0) => return Ok(None),
+                // A packet that fills the buffer was cut by the kernel.
+                Ok(n) if n == self.buffer.len() => return Err(invalid("message too long")),
+                Ok(n) => {
+                    return serde_json::from_slice(&self.buffer[..n]).map(Some).map_err(|e| invalid(&e.to_string()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // The peer ended with messages of ours unread. The kernel says so before it gives out what the peer said
+                // last, and says it once.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset && resets == 0 => resets = 1,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sends one message without waiting: a child that does not read its few messages is hung.
+    ///
+    /// # Errors
+    /// Of the socket; `WouldBlock` if the child does not read.
+    pub fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec(message).map_err(|e| invalid(&e.to_string()))?;
+        self.stream.try_write(&text).map(drop)
+    }
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}

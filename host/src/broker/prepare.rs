@@ -1,0 +1,257 @@
+//! Everything before the first eBPF program is loaded: targets found, the module asked, places proven, the plan checked.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ecapture_plugin_api::plan::{Config, Configured, Detected};
+
+use super::attend::{Attended, printable};
+use super::plan::{self, AttachPlan, Objects};
+use crate::bpf::ObjectSpec;
+use crate::failure::{Exit, Failure};
+use crate::module::Loaded;
+use crate::protocol::{FromScout, FromWorker, ScoutStart, WorkerJob, WorkerStart};
+use crate::sandbox::{self, Identity, Role};
+use crate::scout::ScoutAnswer;
+use crate::target::{Found, discover};
+
+/// For loading a module, `configure` and all of `detect`; a module that takes longer hangs.
+const DETECT_PATIENCE: Duration = Duration::from_secs(20);
+/// For analysing one file; the largest programs take about a second.
+const SCOUT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// One target file that can be attached to.
+pub struct Target {
+    /// The file.
+    pub found: Found,
+    /// Its number: row of `ecap_layouts`, low half of the cookies.
+    pub number: u32,
+    /// What the module said of it.
+    pub detected: Detected,
+    /// Where the scout puts the probes, and why.
+    pub answer: ScoutAnswer,
+    /// What will be attached.
+    pub plan: AttachPlan,
+}
+
+/// A module that is ready to be loaded into the kernel.
+pub struct Prepared {
+    /// The sealed copy of the module.
+    pub sealed: OwnedFd,
+    /// The eBPF objects of the module by id.
+    pub objects: Objects,
+    /// What `configure` answered.
+    pub configured: Configured,
+    /// Files to attach to; at least one.
+    pub targets: Vec<Target>,
+    /// Who the children are.
+    pub identity: Identity,
+}
+
+/// What is asked of a module.
+pub struct Request<'a> {
+    /// Mode and options.
+    pub config: &'a Config,
+    /// Explicit target files.
+    pub targets: &'a [PathBuf],
+    /// Processes asked for.
+    pub pids: &'a [u32],
+}
+
+/// Prepares one module.
+///
+/// # Errors
+/// Refusals of the worker (exit code 3), no usable target, plans that are not covered.
+pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared, Failure> {
+    let manifest = &module.manifest;
+    let name = &manifest.module.name;
+    let found = discover(&manifest.targets, request.targets, request.pids)
+        .map_err(|e| Failure::new("E-TARGET", format!("{name}: {e}")).remedy(target_remedy(module)))?;
+    let identity = Identity::choose();
+    let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
+        .map_err(|e| Failure::new("E-CHILD", format!("cannot keep a copy of {name}: {e}")))?;
+    let objects = objects(module)?;
+
+    let (configured, detected) = ask_module(module, request.config, &found, &sealed, identity).await?;
+    let plan_failed = |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name}: {e}")).exit(Exit::Refused);
+    plan::check_configured(&configured, manifest, &objects).map_err(plan_failed)?;
+    let layout_size = objects.values().find_map(|o| o.maps.get("ecap_layouts")).map(|m| m.value);
+
+    let explicit = !request.targets.is_empty() || !request.pids.is_empty() || found.len() == 1;
+    let (mut targets, mut unusable) = (Vec::new(), Vec::new());
+    for ((found, detected), number) in found.into_iter().zip(detected).zip(0..) {
+        let path = found.path.display().to_string();
+        let usable = match detected {
+            Ok(detected) => match &detected.unsupported {
+                Some(why) => Err(Failure::new("E-DETECT", format!("{path}: {}", printable(why)))),
+                None => look(found, number, detected, &configured, &objects, layout_size, identity, name).await,
+            },
+            Err(why) => Err(Failure::new("E-DETECT", format!("{path}: {}", printable(&why)))),
+        };
+        match usable {
+            Ok(target) => targets.push(target),
+            Err(failure) if explicit => return Err(failure),
+            Err(failure) => unusable.push(failure),
+        }
+    }
+    for failure in &unusable {
+        tracing::warn!("not captured: {failure}");
+    }
+    if targets.is_empty() {
+        let text = format!("{name}: none of the {} files found can be captured from", unusable.len());
+        return Err(Failure::new("E-DETECT", text));
+    }
+    Ok(Prepared { sealed, objects, configured, targets, identity })
+}
+
+fn target_remedy(module: &Loaded) -> String {
+    let option = module.manifest.targets.iter().find_map(|t| t.option.as_deref());
+    match option {
+        Some(option) => format!("start the program first, or name its file with --{option} PATH"),
+        None => "start the program first".into(),
+    }
+}
+
+fn objects(module: &Loaded) -> Result<Objects, Failure> {
+    let mut objects = BTreeMap::new();
+    for listed in &module.manifest.bpf {
+        let refused = |e: String| {
+            let name = &module.manifest.module.name;
+            Failure::new("E-BPF", format!("{name}: object {}: {e}", listed.id)).exit(Exit::Refused)
+        };
+        let bytes = module.object(&listed.id).ok_or_else(|| refused("it is not in the file".into()))?;
+        objects.insert(listed.id.clone(), ObjectSpec::parse(bytes).map_err(|e| refused(e.to_string()))?);
+    }
+    Ok(objects)
+}
+
+type Answers = (Configured, Vec<Result<Detected, String>>);
+
+/// Runs the throw-away worker.
+async fn ask_module(
+    module: &Loaded,
+    config: &Config,
+    found: &[Found],
+    sealed: &OwnedFd,
+    identity: Identity,
+) -> Result<Answers, Failure> {
+    let name = &module.manifest.module.name;
+    let targets: Vec<(u32, String)> = (0..).zip(found).map(|(n, f)| (n, f.path.display().to_string())).collect();
+    let start = worker_start(module, config, identity, WorkerJob::Detect { targets });
+    let fds: Vec<BorrowedFd<'_>> =
+        std::iter::once(sealed.as_fd()).chain(found.iter().map(|f| f.file.as_fd())).collect();
+    let mut worker = Attended::start(Role::Worker, format!("worker of {name} (detection)"), &start, &fds)?;
+    let (mut configured, mut failed, mut done) = (None, None, false);
+    let mut detected: Vec<Result<Detected, String>> =
+        found.iter().map(|_| Err("the module said nothing about it".into())).collect();
+    let answers = async {
+        while let Some(message) = worker.receive::<FromWorker>().await {
+            match message {
+                FromWorker::Boundary(report) => super::watch::boundary(name, &report),
+                FromWorker::Configured(answer) => configured = Some(answer),
+                FromWorker::Detected(number, answer) => {
+                    if let Some(slot) = detected.get_mut(number as usize) {
+                        *slot = Ok(answer);
+                    }
+                }
+                FromWorker::DetectFailed(number, why) => {
+                    if let Some(slot) = detected.get_mut(number as usize) {
+                        *slot = Err(why);
+                    }
+                }
+                FromWorker::Failed(code, text) => failed = Some((code, text)),
+                FromWorker::Log(level, text) => super::watch::log(name, level, &text),
+                FromWorker::Done => done = true,
+                FromWorker::Ready | FromWorker::Beat => {}
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(DETECT_PATIENCE, answers).await.is_ok();
+    let ended = worker.ended(if in_time { Duration::from_secs(1) } else { Duration::ZERO }).await;
+    if let Some((code, text)) = failed {
+        let text = format!("module {name}: {}", printable(&text));
+        return Err(match code.as_str() {
+            "E-CONFIG" => Failure::new("E-CONFIG", text).exit(Exit::Usage),
+            other => Failure::new(known_code(other), text).exit(Exit::Refused),
+        });
+    }
+    match configured {
+        Some(configured) if done => Ok((configured, detected)),
+        _ if !in_time => {
+            let text = format!("module {name} did not answer within {} s and was stopped", DETECT_PATIENCE.as_secs());
+            Err(Failure::new("E-MODULE", text).exit(Exit::Refused))
+        }
+        _ => {
+            let how = ended.map_or_else(|e| e.to_string(), |e| e.to_string());
+            Err(Failure::new("E-MODULE", format!("module {name} {how} while it was asked about the target"))
+                .exit(Exit::Refused))
+        }
+    }
+}
+
+/// The start message of a worker.
+pub fn worker_start(module: &Loaded, config: &Config, identity: Identity, job: WorkerJob) -> WorkerStart {
+    WorkerStart {
+        module: module.manifest.module.name.clone(),
+        manifest: module.manifest_text.clone(),
+        needed: module.libraries.clone(),
+        identity,
+        config: config.clone(),
+        job,
+    }
+}
+
+/// A child says its codes as text; only those that exist are passed on.
+fn known_code(code: &str) -> &'static str {
+    const CODES: [&str; 8] =
+        ["E-LAYOUT", "E-FORGED", "E-API-MAJOR", "E-API-NEWER", "E-LIBC", "E-PANIC", "E-SANDBOX", "E-MODULE"];
+    CODES.into_iter().find(|c| *c == code).unwrap_or("E-MODULE")
+}
+
+/// Has the scout place the probes of one target.
+#[expect(clippy::too_many_arguments, reason = "one call, and a struct for it would only rename the arguments")]
+async fn look(
+    found: Found,
+    number: u32,
+    detected: Detected,
+    configured: &Configured,
+    objects: &Objects,
+    layout_size: Option<u32>,
+    identity: Identity,
+    name: &str,
+) -> Result<Target, Failure> {
+    let path = found.path.display().to_string();
+    let failed =
+        |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name} in {path}: {e}")).exit(Exit::Refused);
+    let request = plan::request(&detected, configured, objects).map_err(failed)?;
+    let start = ScoutStart { identity, request };
+    let mut scout = Attended::start(Role::Scout, format!("scout of {path}"), &start, &[found.file.as_fd()])?;
+    let (mut answer, mut refused) = (None, None);
+    let talk = async {
+        while let Some(message) = scout.receive::<FromScout>().await {
+            match message {
+                FromScout::Boundary(report) => super::watch::boundary("scout", &report),
+                FromScout::Answer(places) => answer = Some(places),
+                FromScout::Failed(why) => refused = Some(why),
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(SCOUT_PATIENCE, talk).await.is_ok();
+    let ended = scout.ended(if in_time { Duration::from_secs(1) } else { Duration::ZERO }).await;
+    if let Some(why) = refused {
+        return Err(Failure::new("E-TARGET", format!("{path}: {}", printable(&why))));
+    }
+    let Some(answer) = answer else {
+        let how =
+            if in_time { ended.map_or_else(|e| e.to_string(), |e| e.to_string()) } else { "took too long".into() };
+        return Err(Failure::new("E-TARGET", format!("{path} cannot be analysed: the scout {how}")));
+    };
+    let size = found.file.metadata().map_or(0, |m| m.len());
+    let plan = plan::place(&detected, &answer, size, layout_size).map_err(failed)?;
+    for note in &plan.notes {
+        tracing::warn!("{name} in {path}: {}", printable(note));
+    }
+    Ok(Target { found, number, detected, answer, plan })
+}

@@ -1,0 +1,157 @@
+//! The clap command, made from the host's own options and the manifests of the modules.
+
+use clap::builder::{PossibleValuesParser, StyledStr};
+use clap::{Arg, ArgAction, Command, value_parser};
+use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
+
+use super::duration::{duration, size};
+use crate::module::Catalog;
+
+/// Heading of the options that every module has.
+const COMMON: &str = "Options of every module";
+
+/// Builds the whole command line from what the catalog holds.
+#[must_use]
+pub fn build(catalog: &Catalog) -> Command {
+    let mut command = Command::new("ecapture")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Captures what programs say, with eBPF and loadable modules")
+        .after_help("Exit codes: 0 done, 1 failed, 2 usage, 3 module refused, 4 no privilege or kernel support")
+        .args_conflicts_with_subcommands(false)
+        .arg(flag("list-modules", "List the modules that are there, and why some are not used"))
+        .arg(flag("json", "With --list-modules: as JSON").requires("list-modules"))
+        .args(place_args().map(|arg| arg.global(true)))
+        .subcommand(module_command());
+    for (entry, manifest) in catalog.runnable() {
+        command = command.subcommand(capture_command(manifest, &entry.aliases));
+    }
+    command
+}
+
+/// The command of one module.
+fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
+    let mut command = Command::new(manifest.module.command.clone())
+        .about(plain(&manifest.module.title))
+        .visible_aliases(aliases.to_vec())
+        .args(common_args());
+    if manifest.modes.len() > 1 {
+        let names = manifest.modes.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
+        command = command.arg(
+            Arg::new("mode")
+                .long("mode")
+                .value_name("MODE")
+                .value_parser(PossibleValuesParser::new(names))
+                .help("What to capture"),
+        );
+    }
+    command.args(manifest.config.iter().map(|s| setting_arg(s).help_heading("Options of this module")))
+}
+
+/// One option that a module declares. Its value is checked against the manifest afterwards, so that the same check
+/// serves all sources of options.
+fn setting_arg(setting: &ConfigOption) -> Arg {
+    let mut arg = Arg::new(format!("module.{}", setting.name)).long(setting.name.clone()).help(plain(&setting.help));
+    if let Some(short) = setting.short {
+        arg = arg.short(short);
+    }
+    match setting.kind {
+        OptionType::Bool => arg.num_args(0..=1).default_missing_value("true").require_equals(true),
+        OptionType::List => arg.action(ArgAction::Append).value_delimiter(','),
+        kind => arg.value_name(format!("{kind:?}").to_uppercase()),
+    }
+}
+
+fn common_args() -> Vec<Arg> {
+    let common = vec![
+        Arg::new("pid")
+            .short('p')
+            .long("pid")
+            .value_name("PID")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_parser(value_parser!(u32).range(1..))
+            .help("Only these processes and their later children (a list: 1,2)"),
+        flag("no-children", "With --pid: not the children"),
+        Arg::new("uid")
+            .short('u')
+            .long("uid")
+            .value_name("UID")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_parser(value_parser!(u32))
+            .help("Only processes of these users (a list; 0 is a user like any other)"),
+        Arg::new("output")
+            .short('o')
+            .long("output")
+            .value_name("FORMAT")
+            .default_value("text")
+            .value_parser(["text", "json", "hex", "none"])
+            .help("How events are written"),
+        Arg::new("write")
+            .short('w')
+            .long("write")
+            .value_name("FILE")
+            .action(ArgAction::Append)
+            .help("Write to this file instead of stdout; - is stdout; may be repeated"),
+        Arg::new("duration")
+            .long("duration")
+            .value_name("TIME")
+            .value_parser(duration)
+            .help("Stop after this time (30s, 200ms, 5m)"),
+        Arg::new("count")
+            .long("count")
+            .value_name("N")
+            .value_parser(value_parser!(u64).range(1..))
+            .help("Stop after so many events"),
+        Arg::new("ring-size")
+            .long("ring-size")
+            .value_name("SIZE")
+            .value_parser(size)
+            .help("Room for records on their way from the kernel (16MiB)"),
+        Arg::new("btf")
+            .long("btf")
+            .value_name("FILE")
+            .help("Type information of the kernel, if it has none of its own"),
+        flag("multiline", "Text output: show line breaks of captured text as line breaks, indented"),
+        flag("quiet", "No messages but errors; the summary is left out as well").short('q'),
+        Arg::new("verbose")
+            .short('v')
+            .long("verbose")
+            .action(ArgAction::Count)
+            .help("Say what is done; -vv also shows what the kernel's verifier said"),
+    ];
+    common.into_iter().map(|arg| arg.help_heading(COMMON)).collect()
+}
+
+fn place_args() -> [Arg; 2] {
+    [
+        Arg::new("modules-dir").long("modules-dir").value_name("DIR").help("Take modules from here, for development"),
+        flag("allow-untrusted", "With --modules-dir: also use modules that others than root could have written"),
+    ]
+}
+
+fn module_command() -> Command {
+    let name = || Arg::new("name").value_name("NAME").required(true).help("Name or command of a module");
+    Command::new("module")
+        .about("Look at modules")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(Command::new("info").about("What a module is and needs").arg(name()).arg(flag("json", "As JSON")))
+        .subcommand(
+            Command::new("plan")
+                .about("Where a module would put its probes in a file, and why; attaches nothing")
+                .arg(name())
+                .arg(Arg::new("mode").long("mode").value_name("MODE").help("For this mode of the module"))
+                .arg(Arg::new("target").long("target").value_name("FILE").required(true).help("The program or library"))
+                .arg(flag("json", "As JSON")),
+        )
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// Text from a manifest, which may hold anything, for the terminal.
+fn plain(text: &str) -> StyledStr {
+    text.chars().filter(|c| !c.is_control()).collect::<String>().into()
+}

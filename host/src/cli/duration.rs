@@ -1,0 +1,65 @@
+//! Durations and sizes as people write them.
+
+use std::time::Duration;
+
+/// `90`, `90s`, `1.5s`, `200ms`, `5m`, `2h`. A bare number is seconds.
+///
+/// # Errors
+/// Says what was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time; expected ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number such as 30s, 200ms or 5m".to_string())?;
+    Duration::try_from_secs_f64(number * factor).map_err(|e| e.to_string())
+}
+
+/// `65536`, `64KiB`, `16MiB`, `16M`, `1GiB`. Bytes; units are powers of 1024.
+///
+/// # Errors
+/// Says what was expected.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err(format!("{unit:?} is no unit of size; expected KiB, MiB or GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a size such as 16MiB".to_string())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "s", "5 s", "-1", "1d", "1..2s", "1e400"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("64KiB"), Ok(65536));
+        assert_eq!(size("16m"), Ok(16 << 20));
+        for bad in ["", "MiB", "1.5M", "1TiB", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

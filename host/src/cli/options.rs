@@ -1,0 +1,105 @@
+//! What a run was asked to do, as plain values.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use ecapture_plugin_api::manifest::Manifest;
+use ecapture_plugin_api::plan::{Config, Value};
+
+use crate::failure::{Exit, Failure};
+use crate::sink::Format;
+
+/// Smallest ring: holds the largest record.
+const MIN_RING: u64 = 128 << 10;
+/// Largest ring: the kernel allows more, but positions are masked with 32 bits in places.
+const MAX_RING: u64 = 1 << 30;
+
+/// The options of one run.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// Only these processes; empty = all.
+    pub pids: Vec<u32>,
+    /// Their later children as well.
+    pub children: bool,
+    /// Only these users; empty = all.
+    pub uids: Vec<u32>,
+    /// How events are written.
+    pub format: Format,
+    /// Where to; empty = stdout.
+    pub writes: Vec<PathBuf>,
+    /// Stop after this time.
+    pub duration: Option<Duration>,
+    /// Stop after so many events.
+    pub count: Option<u64>,
+    /// Size of the ring, bytes; `None` = what the module's manifest asks for.
+    pub ring_bytes: Option<u64>,
+    /// Type information of the kernel.
+    pub btf: Option<PathBuf>,
+    /// Line breaks of captured text are shown as line breaks.
+    pub multiline: bool,
+    /// No messages but errors.
+    pub quiet: bool,
+    /// How much is said: 0, 1, 2.
+    pub verbose: u8,
+    /// Mode and options for the module.
+    pub config: Config,
+    /// Explicit target files from options that name one.
+    pub targets: Vec<PathBuf>,
+}
+
+impl RunOptions {
+    /// From the command line of one module's command.
+    ///
+    /// # Errors
+    /// `E-CONFIG` with the option's name if a value does not fit the manifest.
+    pub fn from_matches(manifest: &Manifest, matches: &ArgMatches) -> Result<Self, Failure> {
+        let mut given = BTreeMap::new();
+        for option in &manifest.config {
+            let id = format!("module.{}", option.name);
+            if matches.value_source(&id) == Some(ValueSource::CommandLine) {
+                let values: Vec<String> = matches.get_many::<String>(&id).into_iter().flatten().cloned().collect();
+                given.insert(option.name.clone(), values);
+            }
+        }
+        let options = manifest
+            .check_config(&given)
+            .map_err(|e| Failure::new("E-CONFIG", format!("--{}: {}", e.option, e.message)).exit(Exit::Usage))?;
+        let targets = manifest
+            .targets
+            .iter()
+            .filter_map(|t| options.get(t.option.as_deref()?))
+            .filter_map(|value| match value {
+                Value::Text(path) if !path.is_empty() => Some(PathBuf::from(path)),
+                _ => None,
+            })
+            .collect();
+        let mode = matches.try_get_one::<String>("mode").ok().flatten().cloned();
+        let default_mode = || manifest.default_mode().map(|m| m.name.clone()).unwrap_or_default();
+        let ring_bytes = matches.get_one::<u64>("ring-size").copied();
+        if let Some(bytes) = ring_bytes
+            && !(MIN_RING..=MAX_RING).contains(&bytes)
+        {
+            let text = format!("--ring-size {bytes}: expected 128KiB to 1GiB");
+            return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+        }
+        Ok(Self {
+            pids: matches.get_many("pid").into_iter().flatten().copied().collect(),
+            children: !matches.get_flag("no-children"),
+            uids: matches.get_many("uid").into_iter().flatten().copied().collect(),
+            format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
+            writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
+            duration: matches.get_one("duration").copied(),
+            count: matches.get_one("count").copied(),
+            ring_bytes,
+            btf: matches.get_one::<String>("btf").map(PathBuf::from),
+            multiline: matches.get_flag("multiline"),
+            quiet: matches.get_flag("quiet"),
+            verbose: matches.get_count("verbose"),
+            config: Config::new(mode.unwrap_or_else(default_mode), options),
+            targets,
+        })
+    }
+}

@@ -1,0 +1,379 @@
+//! The collector's loop.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::merge::Merge;
+use super::source::{Intake, Source};
+use super::who::Who;
+use crate::event::model::Stream;
+use crate::event::wire::{View, role};
+use crate::event::{Clock, Event, Field, Flags, Summary, summary_text};
+use crate::link::Message;
+use crate::protocol::control::Control;
+use crate::protocol::{CollectorStart, FromCollector, KernelTotals, ToCollector};
+use crate::sandbox::{self, Entry, Limits, Role, child};
+use crate::sink::{OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
+use crate::worker::BatchCounts;
+
+/// Events taken from one link before the next one's turn.
+const BUDGET: usize = 4096;
+/// Bytes taken from one link before anybody else's turn, that of a slow output included.
+const BUDGET_BYTES: u64 = 512 << 10;
+/// Longest wait for the broker's answer about a process; then the target's path must do.
+const ANSWER: Duration = Duration::from_millis(50);
+/// Longest sleep.
+const SLEEP: Duration = Duration::from_millis(100);
+/// For slow readers of the outputs, at the end.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// Entry point of the role.
+#[must_use]
+pub fn main(broker: u32) -> i32 {
+    match start(broker).and_then(Collector::run) {
+        Ok(()) => 0,
+        Err(text) => {
+            Control::say(&FromCollector::Log(1, text));
+            1
+        }
+    }
+}
+
+fn start(broker: u32) -> Result<Collector, String> {
+    let (text, fds) = child::receive_start().map_err(|e| e.to_string())?;
+    let start: CollectorStart = serde_json::from_slice(&text).map_err(|e| format!("start message: {e}"))?;
+    let mapped = start.modules.iter().map(|m| m.link_bytes).sum();
+    let boundary = sandbox::enter(&Entry {
+        role: Role::Collector,
+        broker_pid: broker,
+        identity: start.identity,
+        limits: Limits::of(Role::Collector, mapped, fds.len()),
+        preload: &[],
+        readable: None,
+    })
+    .map_err(|e| e.to_string())?;
+
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| "start message: a descriptor is missing".to_string());
+    let (mut sources, mut modules) = (Vec::new(), Vec::new());
+    for module in start.modules {
+        let info =
+            SessionModule { name: module.name.clone(), version: module.version.clone(), tainted: module.tainted };
+        modules.push(info);
+        sources.push(Source::new(module, next()?, next()?)?);
+    }
+    let mut outputs = Vec::new();
+    for options in start.outputs {
+        outputs.push(OutputSpec { options, fd: Some(next()?) });
+    }
+    let clock = Clock::sample();
+    let mut sinks = SinkSet::new(outputs).map_err(|e| e.to_string())?;
+    let began = monotonic_ns();
+    sinks.session_start(&SessionStart {
+        wall_ns: clock.wall_ns(began),
+        version: start.session.version,
+        host: start.session.host,
+        arch: std::env::consts::ARCH.into(),
+        kernel: start.session.kernel,
+        modules,
+    });
+    Control::say(&FromCollector::Boundary(boundary.report().clone()));
+    Ok(Collector {
+        merge: Merge::new(sources.len()),
+        out: Out { sinks, clock, who: Who::default(), count: start.count, written: 0, enough: false },
+        mail: Mail::default(),
+        sources,
+        began,
+        finish: None,
+    })
+}
+
+struct Collector {
+    sources: Vec<Source>,
+    merge: Merge,
+    out: Out,
+    mail: Mail,
+    began: u64,
+    /// Kernel counters of each module, once the broker has asked for the end.
+    finish: Option<Vec<KernelTotals>>,
+}
+
+/// Everything behind the merge.
+struct Out {
+    sinks: SinkSet,
+    clock: Clock,
+    who: Who,
+    count: Option<u64>,
+    written: u64,
+    enough: bool,
+}
+
+impl Collector {
+    fn run(mut self) -> Result<(), String> {
+        let mut told = false;
+        loop {
+            let congested = self.out.sinks.congested();
+            let busy = !congested && self.drain();
+            while let Some((source, bytes)) = self.merge.pop() {
+                if let Some(source) = self.sources.get_mut(source) {
+                    self.out.event(&mut source.intake, &bytes, &mut self.mail);
+                }
+            }
+            let mut notices = Vec::new();
+            let due = self.out.sinks.tick(Instant::now(), &mut notices);
+            self.say(notices);
+            if !told && self.out.sinks.all_ended() {
+                told = true;
+                Control::say(&FromCollector::NobodyListens);
+            }
+            if !told && self.out.enough {
+                told = true;
+                Control::say(&FromCollector::CountReached);
+            }
+            self.heed_broker()?;
+            if busy {
+                continue;
+            }
+            if congested {
+                self.wait_for_room();
+                continue;
+            }
+            if let Some(totals) = self.finish.take() {
+                self.end(&totals);
+                return Ok(());
+            }
+            self.out.sinks.flush();
+            self.sleep(due);
+        }
+    }
+
+    /// Takes what has come over the links; true if there may be more.
+    fn drain(&mut self) -> bool {
+        let mut busy = false;
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            if source.closed {
+                continue;
+            }
+            match take(index, source, &mut self.merge, &mut self.out, &mut self.mail) {
+                Ok(count) => busy |= count > 0,
+                Err(why) => {
+                    source.closed = true;
+                    self.merge.over(index);
+                    Control::say(&FromCollector::Hostile(index, why));
+                }
+            }
+        }
+        busy
+    }
+
+    fn heed_broker(&mut self) -> Result<(), String> {
+        while let Some(message) = self.mail.next()? {
+            match message {
+                ToCollector::Restarted(index) => {
+                    // The worker is gone, so what its link holds now is all that it published.
+                    while self.drain() {}
+                    if let Some(source) = self.sources.get(index) {
+                        Control::say(&FromCollector::Position(index, source.intake.batch_end));
+                    }
+                }
+                ToCollector::Resolved(pid, exe) => self.out.who.learn(pid, exe, Instant::now()),
+                ToCollector::Finish(totals) => {
+                    for index in 0..self.sources.len() {
+                        self.merge.over(index);
+                    }
+                    self.finish = Some(totals);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A moment, or until a slow reader reads.
+    fn wait_for_room(&self) {
+        let blocked: Vec<_> = self.out.sinks.blocked().collect();
+        let mut fds: Vec<_> = blocked.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect();
+        let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
+    }
+
+    fn sleep(&self, due: Option<Instant>) {
+        let until = due.map_or(SLEEP, |due| due.saturating_duration_since(Instant::now()).min(SLEEP));
+        let open: Vec<&Source> = self.sources.iter().filter(|s| !s.closed).collect();
+        // Each is armed first and then looked at: the first one that is not empty ends the thought of sleeping.
+        if open.iter().all(|source| source.consumer.arm()) {
+            let control = Control::fd();
+            let mut fds = vec![PollFd::new(&control, PollFlags::IN)];
+            let bells: Vec<_> = open.iter().map(|s| s.consumer.bell()).collect();
+            fds.extend(bells.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
+            let blocked: Vec<_> = self.out.sinks.blocked().collect();
+            fds.extend(blocked.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
+            let timeout = Timespec { tv_sec: 0, tv_nsec: until.as_nanos().min(999_999_999) as _ };
+            // Interrupted or not: the next round looks at everything.
+            let _ = poll(&mut fds, Some(&timeout));
+        }
+        for source in open {
+            source.consumer.disarm();
+        }
+    }
+
+    fn say(&self, notices: Vec<crate::sink::Notice>) {
+        for notice in notices {
+            Control::say(&FromCollector::OutputFailed(format!("{}: {}", notice.output, notice.text)));
+        }
+    }
+
+    fn end(mut self, kernel: &[KernelTotals]) {
+        let mut summary = Summary::default();
+        for (source, kernel) in self.sources.iter().zip(kernel) {
+            source.intake.add_to(&mut summary);
+            let totals = summary.module(source.intake.name());
+            kernel.add_to(totals);
+        }
+        self.out.sinks.flush();
+        self.out.sinks.add_losses(&mut summary);
+        let now = monotonic_ns();
+        self.out.sinks.session_end(&SessionEnd {
+            wall_ns: self.out.clock.wall_ns(now),
+            duration_ns: now.saturating_sub(self.began),
+            summary: &summary,
+        });
+        let (notices, reports) = self.out.sinks.finish(LAST_WRITE);
+        self.say(notices);
+        self.out.sinks.add_losses(&mut summary);
+        let sink_lost = reports.iter().map(|r| r.lost).sum();
+        Control::say(&FromCollector::Done { text: summary_text(&summary), sink_lost });
+    }
+}
+
+/// Takes one turn's worth from one link.
+fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mail: &mut Mail) -> Result<usize, String> {
+    let mut malformed_batch = false;
+    let intake = &mut source.intake;
+    let taken = source.consumer.drain(BUDGET, BUDGET_BYTES, |message| {
+        if !intake.positions.admit(&message) {
+            return;
+        }
+        match message {
+            Message::Event { payload, .. } if merge.is_trivial() => out.event(intake, payload, mail),
+            Message::Event { payload, .. } => {
+                let time = View::decode(payload).map_or(0, |view| view.fixed.time_ns);
+                intake.late += u64::from(!merge.push(index, time, payload));
+            }
+            Message::BatchEnd { end, payload } => match BatchCounts::parse(payload) {
+                Some((watermark, counts)) => {
+                    intake.batch_end = intake.batch_end.max(end);
+                    intake.counts.add(counts);
+                    merge.watermark(index, watermark);
+                }
+                None => malformed_batch = true,
+            },
+            Message::Hello { .. } | Message::Log { .. } => {}
+        }
+    });
+    match taken {
+        Ok(_) if malformed_batch => Err("hostile link: a batch that is none".into()),
+        Ok(count) => Ok(count),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The broker's messages. Those that come while an answer is waited for are kept for their turn.
+#[derive(Default)]
+struct Mail {
+    control: Control,
+    kept: VecDeque<ToCollector>,
+}
+
+impl Mail {
+    fn next(&mut self) -> Result<Option<ToCollector>, String> {
+        match self.kept.pop_front() {
+            Some(message) => Ok(Some(message)),
+            None => self.control.hear(Duration::ZERO).map_err(|e| format!("the broker is gone: {e}")),
+        }
+    }
+
+    /// The next answer about a process, within `patience`. Errors come again at the next [`Mail::next`].
+    fn answer(&mut self, patience: Duration) -> Option<(u32, Option<String>)> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.control.hear(until.saturating_duration_since(Instant::now())).ok()?? {
+                ToCollector::Resolved(pid, exe) => return Some((pid, exe)),
+                other => self.kept.push_back(other),
+            }
+        }
+    }
+}
+
+impl Out {
+    /// One event, in its place.
+    fn event(&mut self, source: &mut Intake, bytes: &[u8], mail: &mut Mail) {
+        let Ok(view) = View::decode(bytes) else {
+            source.malformed += 1;
+            return;
+        };
+        let fixed = &view.fixed;
+        let schema = source.schema.event(fixed.event);
+        // Streams, connections and secrets are for parsers that this version does not have: refused with the plan.
+        let (Some(schema), role::OUTPUT) = (schema, fixed.role) else {
+            source.malformed += 1;
+            return;
+        };
+        if self.enough {
+            return;
+        }
+        let exe = self.exe(fixed.pid, mail);
+        let mut fields: Vec<Field<'_>> = Vec::with_capacity(16);
+        let refused = schema.bind(&view, &mut fields);
+        let comm_len = fixed.comm.iter().position(|b| *b == 0).unwrap_or(fixed.comm.len());
+        let target = source.targets.get(fixed.target as usize).map(|path| path.as_bytes());
+        let event = Event {
+            schema,
+            time_ns: fixed.time_ns,
+            wall_ns: self.clock.wall_ns(fixed.time_ns),
+            pid: fixed.pid,
+            tid: fixed.tid,
+            uid: fixed.uid,
+            cgroup: fixed.cgroup,
+            comm: fixed.comm.get(..comm_len).unwrap_or_default(),
+            exe: exe.as_deref().map(str::as_bytes).or(target),
+            container: None,
+            target,
+            stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: fixed.stream_offset }),
+            fields: &fields,
+            refused,
+            payload: view.payload,
+            missing: fixed.missing,
+            lost_before: fixed.lost_before,
+            flags: Flags(fixed.flags),
+        };
+        self.sinks.event(&event);
+        source.events += 1;
+        source.truncated_bytes += fixed.missing;
+        source.columns_refused += u64::from(refused);
+        self.written += 1;
+        self.enough = self.count.is_some_and(|count| self.written >= count);
+    }
+
+    /// The executable of a process; asks the broker when it is a new one, and waits a moment for the answer.
+    fn exe(&mut self, pid: u32, mail: &mut Mail) -> Option<String> {
+        let now = Instant::now();
+        if let Some(known) = self.who.exe(pid, now) {
+            return known.map(str::to_owned);
+        }
+        Control::say(&FromCollector::Resolve(pid));
+        while let Some((answered, exe)) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {
+            self.who.learn(answered, exe, now);
+            if let Some(known) = self.who.exe(pid, now) {
+                return known.map(str::to_owned);
+            }
+        }
+        self.who.learn(pid, None, now);
+        None
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

@@ -1,0 +1,242 @@
+//! What broker and children say to one another over their control channels: JSON, one message a packet.
+//!
+//! The broker treats everything a child says as hostile: numbers are checked where they are used, texts are cut and
+//! escaped before they are shown. Bulk data never passes here: records stay in the kernel's ring, events in the link.
+
+pub mod control;
+
+use ecapture_plugin_api::plan::{Config, Configured, Detected};
+use serde::{Deserialize, Serialize};
+
+use crate::event::ModuleTotals;
+use crate::sandbox::BoundaryReport;
+use crate::scout::{ScoutAnswer, ScoutRequest};
+use crate::sink::OutputOptions;
+
+/// Longest message either side accepts, in bytes.
+pub const MAX_MESSAGE: usize = 192 << 10;
+
+/// First message to a worker. File descriptors in this order: the module; for `Detect` one per target; for `Run` ring,
+/// doorbell, link, bell.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WorkerStart {
+    /// Name of the module, for messages.
+    pub module: String,
+    /// The manifest that was judged; the module's own must be the same, byte for byte.
+    pub manifest: String,
+    /// Sonames that the module needs, loaded by the host before the walls go up.
+    pub needed: Vec<String>,
+    /// User and group to become.
+    pub identity: crate::sandbox::Identity,
+    /// Resolved configuration, given to the module as JSON text.
+    pub config: Config,
+    /// What to do.
+    pub job: WorkerJob,
+}
+
+/// What a worker is for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum WorkerJob {
+    /// Ask the module to configure the run and to look at the target files, then end.
+    Detect {
+        /// Number and path (for messages) of each target, in the order of their descriptors.
+        targets: Vec<(u32, String)>,
+    },
+    /// Drain the ring and decode until told to stop.
+    Run(RunJob),
+}
+
+/// The numbers a running worker needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunJob {
+    /// Size of the kernel's ring, bytes.
+    pub ring_bytes: u64,
+    /// Size of the link to the collector, bytes.
+    pub link_bytes: u64,
+    /// Per stream of the manifest: longest message in bytes.
+    pub max_message: Vec<u64>,
+    /// End of the last batch that the collector has had whole (0 at the first start).
+    pub resume_from: u64,
+    /// Positions of records that killed two workers: counted as undecodable, not decoded.
+    pub poisoned: Vec<u64>,
+    /// True if an earlier worker of this run died: decoder state is lost.
+    pub restarted: bool,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The walls are up; what is missing of them is inside.
+    Boundary(BoundaryReport),
+    /// Answer of `configure`.
+    Configured(Configured),
+    /// Answer of `detect` for one target number.
+    Detected(u32, Detected),
+    /// The module refused a target, or failed on it.
+    DetectFailed(u32, String),
+    /// The worker cannot go on: stable code and text.
+    Failed(String, String),
+    /// A line for the log: level (0 error .. 4 trace) and text.
+    Log(u8, String),
+    /// The pump is running.
+    Ready,
+    /// Still alive; said once a second.
+    Beat,
+    /// Everything is drained and handed over; only after this is exit 0 a success.
+    Done,
+}
+
+/// What the broker says to a running worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The probes are gone: drain what is in the ring, finish the decoder, say `Done`, end.
+    Finish,
+}
+
+/// First message to a scout; its one descriptor is the target.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ScoutStart {
+    /// User and group to become.
+    pub identity: crate::sandbox::Identity,
+    /// What to place.
+    pub request: ScoutRequest,
+}
+
+/// What a scout says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromScout {
+    /// The walls are up.
+    Boundary(BoundaryReport),
+    /// The places found and proven.
+    Answer(ScoutAnswer),
+    /// The file cannot be used at all.
+    Failed(String),
+}
+
+/// First message to the collector. Descriptors: for each module link and bell, then the outputs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CollectorStart {
+    /// User and group to become.
+    pub identity: crate::sandbox::Identity,
+    /// The modules, in the order of their links.
+    pub modules: Vec<CollectorModule>,
+    /// How each output is written, in the order of their descriptors.
+    pub outputs: Vec<OutputOptions>,
+    /// Facts for the session's first line.
+    pub session: Session,
+    /// End after so many events.
+    pub count: Option<u64>,
+}
+
+/// Facts for the session's first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// Name of this machine.
+    pub host: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Version of this program.
+    pub version: String,
+}
+
+/// One module as the collector sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CollectorModule {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Used although others than root could have written it.
+    pub tainted: bool,
+    /// Text of the manifest: names and columns of its events.
+    pub manifest: String,
+    /// Size of its link, bytes.
+    pub link_bytes: u64,
+    /// Target number -> path.
+    pub targets: Vec<String>,
+}
+
+/// What the broker says to the collector.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToCollector {
+    /// The worker of this module died: take all that it published and say up to where.
+    Restarted(usize),
+    /// Answer to `Resolve`: process id and executable, if it could be had.
+    Resolved(u32, Option<String>),
+    /// Drain, write the session's end with these kernel counters per module, flush, say `Done`, end.
+    Finish(Vec<KernelTotals>),
+}
+
+/// What the kernel side and the broker counted for one module.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct KernelTotals {
+    /// Messages that the programs meant to send.
+    pub produced: u64,
+    /// Messages of which nothing got through because the ring was full.
+    pub lost: u64,
+    /// Bytes not sent because the ring was full, of lost and of partial messages.
+    pub lost_bytes: u64,
+    /// Messages cut short by a full ring.
+    pub partial: u64,
+    /// Messages with memory that could not be read.
+    pub faults: u64,
+    /// Bytes of those.
+    pub fault_bytes: u64,
+    /// Messages longer than the stream's limit.
+    pub cut: u64,
+    /// Bytes beyond the limit.
+    pub cut_bytes: u64,
+    /// Calls whose state found no room.
+    pub state_full: u64,
+    /// Returns without a known call.
+    pub orphans: u64,
+    /// Times the worker was started again.
+    pub restarts: u64,
+    /// The module was disabled before the end.
+    pub disabled: bool,
+}
+
+impl KernelTotals {
+    /// Adds these to the totals of the run.
+    pub fn add_to(&self, totals: &mut ModuleTotals) {
+        totals.produced += self.produced;
+        totals.lost += self.lost;
+        totals.lost_bytes += self.lost_bytes;
+        totals.partial += self.partial;
+        totals.faults += self.faults;
+        totals.fault_bytes += self.fault_bytes;
+        totals.cut += self.cut;
+        totals.cut_bytes += self.cut_bytes;
+        totals.state_full += self.state_full;
+        totals.orphans += self.orphans;
+        totals.restarts += self.restarts;
+    }
+}
+
+/// What the collector says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromCollector {
+    /// The walls are up.
+    Boundary(BoundaryReport),
+    /// Which program is this process?
+    Resolve(u32),
+    /// Everything up to this ring position of this module has arrived.
+    Position(usize, u64),
+    /// The number of events asked for has been written.
+    CountReached,
+    /// A module's link holds what no honest worker writes.
+    Hostile(usize, String),
+    /// An output failed, or works again: which and why.
+    OutputFailed(String),
+    /// All outputs are closed (a closed pipe): nobody listens any more.
+    NobodyListens,
+    /// A line for the log.
+    Log(u8, String),
+    /// All is written, and the outputs are closed.
+    Done {
+        /// The summary for people.
+        text: String,
+        /// Events that some output could not take.
+        sink_lost: u64,
+    },
+}

@@ -1,0 +1,305 @@
+//! The pump: drains the kernel's ring, joins chunks, lets the module decode, hands the events to the collector.
+//!
+//! What makes a restart exact: the ring's consumer position moves only after the events of everything before it are
+//! published, and never beyond the first record of a message that is still being joined. After a crash the next worker
+//! reads again from there; what the collector has had already (`resume_from`) is decoded for the module's state, but
+//! neither published nor counted a second time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use ecapture_plugin_api::abi::{
+    self, DecoderBox, HostApiV1_Ref, ModuleError, NO_RECORD, RecordV1,
+    abi_stable::std_types::{RResult, RSlice},
+    call_error, record_flag,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::join::{Joiner, Message};
+use super::load::Module;
+use super::publish::Publisher;
+use crate::bpf::ring::{Doorbell, Ring};
+use crate::event::record::Header;
+use crate::link::Producer;
+use crate::protocol::control::Control;
+use crate::protocol::{FromWorker, RunJob, ToWorker};
+
+/// Records looked at before events are published and the position moves.
+const BATCH_RECORDS: usize = 4096;
+/// Bytes of records looked at before that: a batch of large records must not keep the ring full.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Messages in one call of the decoder.
+const CALL: usize = 256;
+/// Pause between two rounds while records come. Shorter costs more wake-ups than it saves latency.
+const BUSY: Duration = Duration::from_millis(1);
+/// Silence after which the doorbell is armed and the process sleeps.
+const QUIET: Duration = Duration::from_millis(30);
+/// Longest sleep: the module's own clock and the control channel are served at least so often.
+const SLEEP: Duration = Duration::from_millis(100);
+
+type Failed = (String, String);
+
+/// Runs until the broker says `Finish` and all is drained, or until the broker is gone.
+///
+/// # Errors
+/// Stable code and text: what this process cannot go on without.
+pub fn run(module: &Module, host: HostApiV1_Ref, config: &str, job: &RunJob, fds: Vec<OwnedFd>) -> Result<(), Failed> {
+    let [ring_fd, doorbell, link, bell]: [OwnedFd; 4] =
+        fds.try_into().map_err(|_| failed("start message", &"wrong number of descriptors"))?;
+    let ring =
+        Ring::open(ring_fd.as_fd(), usize::try_from(job.ring_bytes).unwrap_or(0)).map_err(|e| failed("ring", &e))?;
+    let doorbell = Doorbell::open(doorbell.as_fd()).map_err(|e| failed("doorbell", &e))?;
+    let producer = Producer::new(link, bell, job.link_bytes).map_err(|e| failed("link", &e))?;
+    let position = ring.position();
+    let decoding = Decoding {
+        module,
+        host,
+        config,
+        decoder: new_decoder(module, host, config)?,
+        restarted: job.restarted,
+        careful_until: if job.restarted { ring.produced() } else { 0 },
+    };
+    let mut pump = Pump {
+        decoder: decoding,
+        publisher: Publisher::new(producer, job.resume_from),
+        joiner: Joiner::default(),
+        job,
+        ring,
+        position,
+    };
+    pump.publisher.hello(position);
+    Control::say(&FromWorker::Ready);
+    pump.run(&ring_fd, &doorbell)
+}
+
+struct Pump<'a> {
+    job: &'a RunJob,
+    ring: Ring,
+    publisher: Publisher,
+    decoder: Decoding<'a>,
+    joiner: Joiner,
+    /// Position up to which the ring has been looked at; ahead of the ring's own by what is not published yet.
+    position: u64,
+}
+
+impl Pump<'_> {
+    fn run(&mut self, ring: &OwnedFd, doorbell: &Doorbell) -> Result<(), Failed> {
+        let (mut control, mut finish, mut last_record) = (Control::default(), false, Instant::now());
+        loop {
+            // While the ring is busy the channel is looked at between rounds; else the sleep below watches it.
+            if !finish
+                && let Some(ToWorker::Finish) = control.hear(Duration::ZERO).map_err(|e| failed("the broker", &e))?
+            {
+                finish = true;
+            }
+            if self.publisher.is_closed() {
+                return Err(failed("the link", &"the broker is gone"));
+            }
+            let drained = self.round(finish)?;
+            if drained {
+                last_record = Instant::now();
+            }
+            let empty = self.ring.produced() == self.position;
+            if finish && empty && !drained {
+                return self.finish();
+            }
+            if !empty && drained {
+                continue;
+            }
+            // Not empty and nothing drained: a record that its program is still writing.
+            if finish || !empty || last_record.elapsed() < QUIET {
+                sleep(None, BUSY);
+                continue;
+            }
+            // Armed first and looked at again then, so that a record between the two is not slept through.
+            doorbell.arm();
+            if self.ring.produced() == self.position {
+                sleep(Some(ring), SLEEP);
+            }
+            doorbell.disarm();
+        }
+    }
+
+    /// One batch; true if there was any record in it.
+    fn round(&mut self, finish: bool) -> Result<bool, Failed> {
+        let (before, now) = (self.position, monotonic_ns());
+        let mut messages = Vec::new();
+        // The messages borrow from the ring, so its position cannot be moved before they are let go.
+        let limit = self.position + BATCH_BYTES;
+        for _ in 0..BATCH_RECORDS {
+            let Some(record) = self.ring.next() else { break };
+            let (start, end) = (record.start, record.end);
+            self.position = end;
+            let taken = match Header::parse(record.data) {
+                _ if self.job.poisoned.contains(&start) => None,
+                Some((header, data)) => {
+                    let max = self.job.max_message.get(usize::from(header.stream)).copied();
+                    max.and_then(|max| self.joiner.take(header, data, (start, end), max, &mut messages).ok())
+                }
+                None => None,
+            };
+            if taken.is_none() {
+                self.publisher.undecodable_record(end);
+            }
+            if end >= limit {
+                break;
+            }
+        }
+        let drained = self.position != before;
+        // Records that are reserved but not submitted hide those behind them, so only an empty ring proves that nothing
+        // older than `now` is to come.
+        let empty = self.ring.produced() == self.position;
+        if empty {
+            self.joiner.expire(now, self.position, &mut messages);
+        }
+        if finish && empty && !drained {
+            self.joiner.finish(self.position, &mut messages);
+        }
+        // A message that was closed for its age has a position of its own behind the last record.
+        let end = messages.last().map_or(self.position, |m| m.end.max(self.position));
+        self.decoder.decode(&messages, &mut self.publisher)?;
+        drop(messages);
+        if !drained {
+            self.publisher.begin_tick(self.position, now);
+            self.decoder.tick(now, &mut self.publisher)?;
+        }
+        self.publisher.end_of_batch(end, if empty { now } else { 0 });
+        let done = self.joiner.oldest_start().map_or(self.position, |start| start.min(self.position));
+        self.ring.commit(done).map_err(|e| failed("ring", &e))?;
+        Ok(drained)
+    }
+
+    /// Nothing will come any more: what the decoder still holds goes out.
+    fn finish(&mut self) -> Result<(), Failed> {
+        self.publisher.begin_tick(self.position, monotonic_ns());
+        let result = self.decoder.decoder.finish(&mut abi::sink_mut(&mut self.publisher));
+        // Every record has been decoded: starting again would lose what was emitted here and mend nothing.
+        if let RResult::RErr(error) = result {
+            complain("the decoder failed at the end", &error);
+        }
+        self.publisher.end_of_batch(self.position, monotonic_ns());
+        Ok(())
+    }
+}
+
+/// The module's decoder, made again when it fails.
+struct Decoding<'a> {
+    module: &'a Module,
+    host: HostApiV1_Ref,
+    config: &'a str,
+    decoder: DecoderBox,
+    /// The next record is the first that this decoder sees, in a run that had another one before.
+    restarted: bool,
+    /// Ring position up to which records are decoded one by one.
+    careful_until: u64,
+}
+
+impl Decoding<'_> {
+    fn decode(&mut self, messages: &[Message<'_>], publisher: &mut Publisher) -> Result<(), Failed> {
+        // After a crash the records that were in the ring are decoded one by one, so that the next crash names its culprit.
+        let careful = messages.first().is_some_and(|m| m.start < self.careful_until);
+        for mut call in messages.chunks(if careful { 1 } else { CALL }) {
+            publisher.now_at(call[0].start, careful);
+            // Each turn either ends the chunk or leaves at least one record behind.
+            while !call.is_empty() {
+                let records: Vec<RecordV1<'_>> = call.iter().map(|m| self.record(m)).collect();
+                publisher.begin(call);
+                let result = self.decoder.decode_batch(RSlice::from_slice(&records), &mut abi::sink_mut(publisher));
+                let done = match result {
+                    RResult::ROk(n) if n as usize >= call.len() || publisher.is_closed() => call.len(),
+                    RResult::ROk(_) => {
+                        return Err(failed("decode_batch", &"it left records although the sink is open"));
+                    }
+                    RResult::RErr(error) => self.again(&error, call.len(), publisher)?,
+                };
+                call = &call[done..];
+            }
+        }
+        publisher.now_at_rest();
+        Ok(())
+    }
+
+    /// The decoder cannot go on; the next one starts behind the record that was too much for it.
+    fn again(&mut self, error: &ModuleError, given: usize, publisher: &mut Publisher) -> Result<usize, Failed> {
+        let culprit = if error.record == NO_RECORD { given - 1 } else { (error.record as usize).min(given - 1) };
+        publisher.failed_on(culprit);
+        publisher.not_reached(culprit + 1);
+        complain("the decoder failed and is made anew, without its state", error);
+        self.decoder = new_decoder(self.module, self.host, self.config)?;
+        self.restarted = true;
+        Ok(culprit + 1)
+    }
+
+    fn tick(&mut self, now: u64, publisher: &mut Publisher) -> Result<(), Failed> {
+        let result = self.decoder.tick(now, &mut abi::sink_mut(publisher));
+        match result {
+            RResult::ROk(()) => Ok(()),
+            RResult::RErr(error) if matches!(error.code, call_error::PANIC | call_error::POISONED) => {
+                self.again(&error, 1, publisher).map(drop)
+            }
+            // Its own word that something went wrong: the decoder goes on.
+            RResult::RErr(error) => {
+                complain("the decoder's clock", &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn record<'m>(&mut self, message: &'m Message<'_>) -> RecordV1<'m> {
+        let header = &message.header;
+        let mut flags = 0;
+        if message.missing > u64::from(header.cut) {
+            flags |= record_flag::PARTIAL;
+        }
+        if header.cut > 0 {
+            flags |= record_flag::CUT;
+        }
+        if std::mem::take(&mut self.restarted) {
+            flags |= record_flag::RESTARTED;
+        }
+        RecordV1 {
+            stream: header.stream,
+            flags,
+            target: header.target,
+            process: header.pid,
+            thread: header.tid,
+            time_ns: header.time_ns,
+            lost_before: header.lost_before.into(),
+            missing: message.missing,
+            data: RSlice::from_slice(&message.data),
+            reserved: [0; 2],
+        }
+    }
+}
+
+fn new_decoder(module: &Module, host: HostApiV1_Ref, config: &str) -> Result<DecoderBox, Failed> {
+    module.api.new_decoder()(host, config.into()).into_result().map_err(|e| failed("new_decoder", &e.message))
+}
+
+/// Until the broker speaks, the doorbell rings (if watched), or the time is up.
+fn sleep(ring: Option<&OwnedFd>, time: Duration) {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+    let control = Control::fd();
+    let mut fds = vec![PollFd::new(&control, PollFlags::IN)];
+    if let Some(ring) = ring {
+        fds.push(PollFd::new(ring, PollFlags::IN));
+    }
+    // An interrupted sleep is a short one.
+    let _ = poll(&mut fds, Some(&timeout));
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// What goes wrong without ending anything: said, and no more of it than a line.
+fn complain(what: &str, error: &ModuleError) {
+    let text: String = error.message.chars().take(300).collect();
+    Control::say(&FromWorker::Log(1, format!("{what}: {text}")));
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> Failed {
+    ("E-MODULE".to_string(), format!("{what}: {error}"))
+}
