@@ -1,0 +1,477 @@
+//! Golden tests of the state machine: sequences of messages and what they become.
+
+use super::*;
+use crate::bounded::Bound;
+use crate::command::LAST_PREPARED;
+use crate::made;
+use proptest::prelude::*;
+
+/// Plays messages and collects what is over.
+struct Play {
+    machine: Machine,
+    now: u64,
+    out: Vec<Finished>,
+}
+
+const OK: End = End {
+    flags: end_flag::OK,
+    statement: 0,
+    rows: 0,
+    affected_rows: 0,
+    insert_id: 0,
+    results: 1,
+    result_sets: 0,
+    errors: 0,
+    warnings: 0,
+    error: 0,
+    sqlstate: [0; 5],
+    returned: 0,
+};
+const QUIET: End = End { flags: end_flag::NO_STATUS, results: 0, ..OK };
+
+fn rows(rows: u64) -> End {
+    End { flags: end_flag::RESULT_SET | end_flag::ROWS, rows, result_sets: 1, ..OK }
+}
+
+fn failed(error: u32) -> End {
+    End { flags: end_flag::FAILED, errors: 1, error, sqlstate: *b"42S02", ..OK }
+}
+
+fn prepared(statement: u32) -> End {
+    End { flags: end_flag::PREPARED | end_flag::NO_STATUS, statement, results: 0, ..OK }
+}
+
+impl Play {
+    fn new() -> Self {
+        Self::with(&Limits::default())
+    }
+
+    fn with(limits: &Limits) -> Self {
+        Self { machine: Machine::new(limits), now: 1000, out: Vec::new() }
+    }
+
+    fn send(&mut self, thread: u32, data: &[u8], more: impl FnOnce(&mut Message<'_>)) {
+        let thread = Thread { process: 1, thread };
+        let mut message = Message {
+            stream: 0,
+            target: 0,
+            thread,
+            time_ns: self.now,
+            lost_before: 0,
+            restarted: false,
+            missing: 0,
+            data,
+        };
+        more(&mut message);
+        let out = &mut self.out;
+        self.machine.message(&message, &mut |finished| out.push(finished)).unwrap();
+    }
+
+    /// START on the thread of the same number as the connection; returns its time.
+    fn start(&mut self, command: Command, connection: u64, id: Option<u32>, packet: &[u8]) -> u64 {
+        self.now += 10;
+        let data = made::start(command, connection, self.now, id, packet, 0);
+        self.send(u32::try_from(connection).unwrap(), &data, |_| {});
+        self.now
+    }
+
+    fn end(&mut self, command: Command, connection: u64, start_ns: u64, end: &End) {
+        self.now += 10;
+        let data = made::end(command, connection, start_ns, end);
+        self.send(u32::try_from(connection).unwrap(), &data, |_| {});
+    }
+
+    /// A whole command; what it became.
+    fn run(&mut self, command: Command, connection: u64, id: Option<u32>, packet: &[u8], end: &End) -> Finished {
+        let start = self.start(command, connection, id, packet);
+        self.end(command, connection, start, end);
+        self.take()
+    }
+
+    fn query(&mut self, connection: u64, text: &str, end: &End) -> Finished {
+        self.run(Command::QUERY, connection, None, text.as_bytes(), end)
+    }
+
+    fn execute(&mut self, connection: u64, id: u32) -> Finished {
+        self.run(Command::STMT_EXECUTE, connection, Some(id), &[id.to_le_bytes(), [0; 4]].concat(), &rows(1))
+    }
+
+    fn prepare(&mut self, connection: u64, id: u32, text: &str) -> Finished {
+        self.run(Command::STMT_PREPARE, connection, None, text.as_bytes(), &prepared(id))
+    }
+
+    fn take(&mut self) -> Finished {
+        assert_eq!(self.out.len(), 1, "{:#?}", self.out);
+        self.out.remove(0)
+    }
+}
+
+fn text(finished: &Finished) -> Option<&str> {
+    finished.text.as_ref().map(|text| std::str::from_utf8(&text.bytes).unwrap())
+}
+
+#[test]
+fn a_query_is_text_outcome_rows_and_duration() {
+    let mut play = Play::new();
+    let done = play.query(7, "select 1", &rows(3));
+    assert_eq!(text(&done), Some("select 1"));
+    assert_eq!((done.outcome, done.duration_ns, done.head.connection), (Outcome::Ok, Some(10), Some(7)));
+    assert_eq!((done.end.unwrap().rows, done.truncated, done.state_lost), (3, 0, false));
+    assert_eq!(play.machine.in_flight(), 0);
+}
+
+#[test]
+fn an_error_has_its_text() {
+    let mut play = Play::new();
+    let start = play.start(Command::QUERY, 7, None, b"select * from y");
+    let message = made::error(Command::QUERY, 7, start, 1146, "42S02", b"Table 'x.y' doesn't exist");
+    play.send(7, &message, |_| {});
+    play.end(Command::QUERY, 7, start, &failed(1146));
+    let done = play.take();
+    assert_eq!(done.outcome, Outcome::Error);
+    assert_eq!(done.error.unwrap().bytes, b"Table 'x.y' doesn't exist");
+    assert_eq!(done.end.unwrap().error, 1146);
+}
+
+#[test]
+fn every_byte_of_the_text_stays() {
+    let packet: Vec<u8> = (0..=255).collect();
+    let done = Play::new().run(Command::QUERY, 7, None, &packet, &OK);
+    assert_eq!(&done.text.unwrap().bytes[..], &packet[..]);
+}
+
+#[test]
+fn connections_on_threads_do_not_mix() {
+    let mut play = Play::new();
+    let starts: Vec<u64> =
+        (1..=64).map(|c| play.start(Command::QUERY, c, None, format!("select {c}").as_bytes())).collect();
+    for (connection, start) in (1..65).zip(&starts).collect::<Vec<_>>().into_iter().rev() {
+        play.end(Command::QUERY, connection, *start, &rows(connection));
+        let done = play.take();
+        assert_eq!(text(&done), Some(format!("select {connection}").as_str()));
+        assert_eq!((done.head.connection, done.end.unwrap().rows), (Some(connection), connection));
+    }
+}
+
+#[test]
+fn executions_carry_the_prepared_text_of_their_own_connection() {
+    let mut play = Play::new();
+    assert_eq!(play.prepare(1, 1, "select ?").statement, Some(1));
+    play.prepare(2, 1, "delete from t");
+    let done = play.execute(1, 1);
+    assert_eq!((text(&done), done.statement), (Some("select ?"), Some(1)));
+    assert_eq!((done.statement_unknown, done.state_lost), (false, false));
+    assert_eq!(text(&play.execute(2, 1)), Some("delete from t"));
+    assert_eq!(text(&play.execute(1, LAST_PREPARED)), Some("select ?"));
+}
+
+#[test]
+fn bulk_executions_too() {
+    let mut play = Play::new();
+    play.prepare(1, 1, "insert into t values (?)");
+    let done = play.run(Command::STMT_BULK_EXECUTE, 1, None, &1_u32.to_le_bytes(), &OK);
+    assert_eq!(text(&done), Some("insert into t values (?)"));
+}
+
+#[test]
+fn an_unknown_statement_is_said_to_be() {
+    let mut play = Play::new();
+    let done = play.execute(1, 9);
+    assert_eq!((text(&done), done.statement), (None, Some(9)));
+    assert!(done.statement_unknown && done.state_lost);
+    assert!(play.execute(1, LAST_PREPARED).statement.is_none());
+}
+
+#[test]
+fn close_reset_change_user_and_quit_forget() {
+    for command in [Command::STMT_CLOSE, Command::RESET_CONNECTION, Command::CHANGE_USER, Command::QUIT] {
+        let mut play = Play::new();
+        play.prepare(1, 1, "select 1");
+        let id = command.names_statement().then_some(1);
+        play.run(command, 1, id, &1_u32.to_le_bytes(), &QUIET);
+        assert!(play.execute(1, 1).statement_unknown, "{}", command.name());
+    }
+    let mut play = Play::new();
+    play.prepare(1, 1, "select 1");
+    play.run(Command::STMT_RESET, 1, Some(1), &1_u32.to_le_bytes(), &OK);
+    assert_eq!(text(&play.execute(1, 1)), Some("select 1"), "COM_STMT_RESET keeps the statement");
+}
+
+#[test]
+fn a_failed_prepare_prepares_nothing() {
+    let mut play = Play::new();
+    play.prepare(1, 1, "select 1");
+    let done = play.run(Command::STMT_PREPARE, 1, None, b"selec", &failed(1064));
+    assert_eq!((done.outcome, done.statement), (Outcome::Error, None));
+    assert!(play.execute(1, LAST_PREPARED).statement_unknown);
+    assert_eq!(text(&play.execute(1, 1)), Some("select 1"));
+}
+
+#[test]
+fn evicted_statements_are_unknown() {
+    let limits = Limits { statements: Bound { entries: 2, bytes: 1000 }, ..Limits::default() };
+    let mut play = Play::with(&limits);
+    for id in 1..=3 {
+        play.prepare(1, id, "select 1");
+    }
+    assert!(play.execute(1, 1).statement_unknown);
+    assert!(!play.execute(1, 3).statement_unknown);
+}
+
+#[test]
+fn cut_and_partial_packets_give_the_exact_count() {
+    let mut play = Play::new();
+    play.now += 10;
+    let start = play.now;
+    play.send(7, &made::start(Command::QUERY, 7, start, None, b"select", 1234), |m| m.missing = 1234);
+    play.end(Command::QUERY, 7, start, &OK);
+    let done = play.take();
+    assert_eq!((text(&done), done.truncated), (Some("select"), 1234));
+
+    play.send(7, &made::start(Command::STMT_PREPARE, 7, 5000, None, b"sel", 7), |_| {});
+    play.end(Command::STMT_PREPARE, 7, 5000, &prepared(3));
+    assert_eq!(play.take().truncated, 7);
+    assert_eq!(play.execute(7, 3).truncated, 7, "the execution's text lacks them too");
+}
+
+#[test]
+fn an_end_without_start_is_shown_with_state_lost() {
+    let mut play = Play::new();
+    play.end(Command::QUERY, 7, 500, &End { flags: end_flag::OK | end_flag::START_LOST, ..OK });
+    let done = play.take();
+    assert_eq!((text(&done), done.state_lost, done.outcome), (None, true, Outcome::Ok));
+    assert_eq!(done.duration_ns, Some(play.now - 500), "the head has the time");
+
+    play.prepare(7, 4, "select 4");
+    play.end(Command::STMT_EXECUTE, 7, 900, &End { statement: 4, ..rows(1) });
+    let done = play.take();
+    assert_eq!((text(&done), done.statement, done.statement_unknown), (Some("select 4"), Some(4), false));
+    assert!(done.state_lost);
+}
+
+#[test]
+fn an_end_that_was_lost_is_noticed_at_the_next_command() {
+    let mut play = Play::new();
+    play.start(Command::QUERY, 7, None, b"select 1");
+    let start = play.start(Command::QUERY, 7, None, b"select 2");
+    let done = play.take();
+    assert_eq!((text(&done), done.outcome, done.state_lost), (Some("select 1"), Outcome::Unknown, true));
+    play.end(Command::QUERY, 7, start, &OK);
+    assert_eq!(text(&play.take()), Some("select 2"));
+}
+
+#[test]
+fn a_command_around_another_on_one_thread() {
+    let mut play = Play::new();
+    let outer = play.start(Command::QUERY, 7, None, b"outer");
+    play.now += 10;
+    let inner = play.now;
+    play.send(7, &made::start(Command::QUERY, 8, inner, None, b"inner", 0), |_| {});
+    play.send(7, &made::end(Command::QUERY, 8, inner, &OK), |_| {});
+    assert_eq!(text(&play.take()), Some("inner"));
+    play.end(Command::QUERY, 7, outer, &OK);
+    let done = play.take();
+    assert_eq!((text(&done), done.outcome, done.state_lost), (Some("outer"), Outcome::Ok, false));
+    assert_eq!(play.machine.in_flight(), 0);
+}
+
+#[test]
+fn a_command_may_end_on_another_thread() {
+    let mut play = Play::new();
+    let start = play.start(Command::QUERY, 7, None, b"insert into t values (1)");
+    play.now += 10;
+    play.send(20, &made::end(Command::QUERY, 7, start, &OK), |_| {});
+    let done = play.take();
+    assert_eq!((text(&done), done.thread.thread, done.state_lost), (Some("insert into t values (1)"), 20, false));
+}
+
+#[test]
+fn a_command_put_aside_goes_on_on_another_thread() {
+    let mut play = Play::new();
+    let first = play.start(Command::QUERY, 7, None, b"insert into t values (1)");
+    let aside = End { flags: end_flag::SUSPENDED | end_flag::NO_STATUS, results: 0, returned: 2, ..OK };
+    play.end(Command::QUERY, 7, first, &aside);
+    assert!(play.out.is_empty() && play.machine.in_flight() == 1);
+    // Another command on the old thread does not disturb it.
+    play.now += 10;
+    let other = play.now;
+    play.send(7, &made::start(Command::QUERY, 8, other, None, b"other", 0), |_| {});
+    play.send(7, &made::end(Command::QUERY, 8, other, &OK), |_| {});
+    assert_eq!(text(&play.take()), Some("other"));
+
+    play.now += 10;
+    let again = play.now;
+    play.send(20, &made::start(Command::QUERY, 7, again, None, b"insert into t values (1)", 0), |_| {});
+    play.send(20, &made::end(Command::QUERY, 7, again, &End { affected_rows: 1, ..OK }), |_| {});
+    let done = play.take();
+    assert_eq!((text(&done), done.outcome), (Some("insert into t values (1)"), Outcome::Ok));
+    assert_eq!((done.end.unwrap().affected_rows, done.thread.thread), (1, 20));
+    assert_eq!(done.duration_ns, Some(play.now - first));
+    assert_eq!(done.end.unwrap().flags, end_flag::OK);
+}
+
+#[test]
+fn a_command_put_aside_may_go_on_without_a_second_start() {
+    let mut play = Play::new();
+    let start = play.start(Command::STMT_PREPARE, 7, None, b"insert into t values (1)");
+    let aside = End { flags: end_flag::SUSPENDED | end_flag::PREPARED, statement: 5, returned: 2, ..OK };
+    play.end(Command::STMT_PREPARE, 7, start, &aside);
+    play.now += 10;
+    play.send(20, &made::end(Command::STMT_PREPARE, 7, start, &QUIET), |_| {});
+    let done = play.take();
+    assert_eq!((done.statement, done.outcome, done.state_lost), (Some(5), Outcome::Ok, false));
+    assert_eq!(done.duration_ns, Some(play.now - start));
+    assert_eq!(text(&play.execute(7, 5)), Some("insert into t values (1)"));
+}
+
+#[test]
+fn a_restart_forgets_what_is_not_certain() {
+    let mut play = Play::new();
+    play.prepare(7, 1, "select 1");
+    let data = made::start(Command::STMT_EXECUTE, 7, 9000, Some(LAST_PREPARED), &LAST_PREPARED.to_le_bytes(), 0);
+    play.send(7, &data, |m| m.restarted = true);
+    play.end(Command::STMT_EXECUTE, 7, 9000, &rows(1));
+    assert!(play.take().statement_unknown);
+}
+
+#[test]
+fn databases_are_followed() {
+    let mut play = Play::new();
+    assert_eq!(play.query(7, "select 1", &OK).namespace, None);
+    let done = play.run(Command::INIT_DB, 7, None, b"shop", &OK);
+    assert_eq!(done.namespace.as_deref(), Some(&b"shop"[..]));
+    assert_eq!(play.query(7, "select 1", &OK).namespace.as_deref(), Some(&b"shop"[..]));
+    let done = play.run(Command::INIT_DB, 7, None, b"nowhere", &failed(1049));
+    assert_eq!(done.namespace.as_deref(), Some(&b"nowhere"[..]), "what was asked for");
+    assert_eq!(play.query(7, "use b", &OK).namespace.as_deref(), Some(&b"shop"[..]), "before it ran");
+    assert_eq!(play.query(7, "call p()", &OK).namespace.as_deref(), Some(&b"b"[..]));
+    assert_eq!(play.query(7, "select 1", &OK).namespace, None);
+    assert_eq!(play.query(8, "select 1", &OK).namespace, None, "another connection");
+}
+
+#[test]
+fn outcomes() {
+    let closed = End { returned: 1, ..QUIET };
+    let mut play = Play::new();
+    assert_eq!(play.query(7, "select sleep(9)", &closed).outcome, Outcome::Aborted);
+    assert_eq!(play.run(Command::QUIT, 7, None, b"", &closed).outcome, Outcome::Ok);
+    assert_eq!(play.run(Command(9), 7, None, b"", &QUIET).outcome, Outcome::Ok, "statistics");
+    assert_eq!(play.run(Command(14), 7, None, b"", &OK).outcome, Outcome::Ok, "ping");
+    assert_eq!(
+        play.query(7, "select 1; bad", &End { flags: end_flag::OK | end_flag::FAILED, ..OK }).outcome,
+        Outcome::Error
+    );
+}
+
+#[test]
+fn at_the_end_what_runs_is_running() {
+    let mut play = Play::new();
+    play.start(Command::QUERY, 7, None, b"select sleep(10000)");
+    play.start(Command::QUERY, 3, None, b"select 2");
+    let Play { mut machine, mut out, .. } = play;
+    machine.finish(&mut |finished| out.push(finished));
+    let texts: Vec<_> = out.iter().map(|done| (text(done), done.outcome, done.thread.thread)).collect();
+    let running = Outcome::Running;
+    assert_eq!(texts, [(Some("select sleep(10000)"), running, 7), (Some("select 2"), running, 3)]);
+    assert_eq!(machine.in_flight(), 0);
+}
+
+#[test]
+fn products_are_learnt_from_start() {
+    let mut play = Play::new();
+    let mut data = made::start(Command::QUERY, 7, 2000, None, b"select 1", 0);
+    data[44] = 2;
+    play.send(7, &data, |m| m.target = 3);
+    play.end(Command::QUERY, 7, 2000, &OK);
+    assert_eq!(play.take().system, Some("mysql"));
+    play.send(7, &made::end(Command::QUERY, 7, 3000, &OK), |m| m.target = 3);
+    assert_eq!(play.take().system, Some("mysql"), "an END alone");
+    assert_eq!(play.query(7, "select 1", &OK).system, None, "target 0 never said");
+}
+
+#[test]
+fn wrong_streams_and_records_are_refused_and_change_nothing() {
+    let mut play = Play::new();
+    play.prepare(7, 1, "select 1");
+    let thread = Thread { process: 1, thread: 7 };
+    let bad =
+        |data| Message { stream: 0, target: 0, thread, time_ns: 1, lost_before: 0, restarted: false, missing: 0, data };
+    let mut out = |_| panic!("nothing comes of it");
+    assert!(play.machine.message(&bad(&[]), &mut out).is_err());
+    assert!(play.machine.message(&bad(&[0xff; 500]), &mut out).is_err());
+    let other = Message { stream: 1, ..bad(&[]) };
+    assert_eq!(play.machine.message(&other, &mut out), Err(RecordError::Stream(1)));
+    assert_eq!(text(&play.execute(7, 1)), Some("select 1"));
+}
+
+/// A sequence of commands, each message of which may be lost, cut or damaged.
+fn steps() -> impl Strategy<Value = Vec<(u8, u8, u8, u32, Vec<u8>)>> {
+    proptest::collection::vec(
+        (
+            0u8..8,
+            prop_oneof![Just(1u8), Just(2), Just(3), Just(17), Just(22), Just(23), Just(25), any::<u8>()],
+            any::<u8>(),
+            0u32..4,
+            proptest::collection::vec(any::<u8>(), 0..40),
+        ),
+        0..120,
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_keeps_the_bounds_and_loses_no_start(steps in steps()) {
+        let limits = Limits { statements: Bound { entries: 3, bytes: 60 }, connections: 3, flights: 4, flight_bytes: 64 };
+        let mut play = Play::with(&limits);
+        let mut started = 0_usize;
+        let mut orphans = 0_usize;
+        for (who, command, what, id, packet) in steps {
+            let (command, connection) = (Command(command), u64::from(who));
+            match what % 4 {
+                0 => {
+                    // The second dispatch of a command that was put aside is no second command: not made here.
+                    play.start(command, connection, Some(id), &packet);
+                    started += 1;
+                }
+                1 => {
+                    let start = play.now;
+                    play.end(command, connection, start, &End { flags: u32::from(what) & !end_flag::SUSPENDED, statement: id, ..OK });
+                    orphans += 1;
+                }
+                2 => {
+                    let data = made::error(command, connection, u64::from(what), id, "HY000", &packet);
+                    play.send(u32::from(who), &data, |_| {});
+                    orphans += 1;
+                }
+                _ => {
+                    let thread = Thread { process: 1, thread: u32::from(who) };
+                    let message = Message { stream: 0, target: id, thread, time_ns: 0, lost_before: 1, restarted: false, missing: 0, data: &packet };
+                    let out = &mut play.out;
+                    let _either = play.machine.message(&message, &mut |finished| out.push(finished));
+                }
+            }
+            prop_assert!(play.machine.in_flight() <= 4);
+        }
+        let Play { mut machine, mut out, .. } = play;
+        machine.finish(&mut |finished| out.push(finished));
+        // Every START is reported exactly once, as itself or with its END.
+        let whole = out.iter().filter(|done| done.request.is_some()).count();
+        prop_assert_eq!(whole, started);
+        prop_assert!(out.len() <= started + orphans);
+    }
+
+    #[test]
+    fn truncated_messages_are_refused_or_understood(kind in 0u8..3, len in 0usize..160) {
+        let whole = match kind {
+            0 => made::start(Command::QUERY, 7, 1, None, &[b'x'; 40], 0),
+            1 => made::end(Command::QUERY, 7, 1, &OK),
+            _ => made::error(Command::QUERY, 7, 1, 2, "HY000", &[b'x'; 40]),
+        };
+        let data = whole.get(..len).unwrap_or(&whole);
+        let thread = Thread { process: 1, thread: 7 };
+        let message = Message { stream: 0, target: 0, thread, time_ns: 9, lost_before: 0, restarted: false, missing: 0, data };
+        let fixed = [record::START, record::END, record::ERROR][usize::from(kind)];
+        let result = Machine::new(&Limits::default()).message(&message, &mut |_| {});
+        prop_assert_eq!(result.is_ok(), data.len() >= fixed);
+    }
+}

@@ -1,0 +1,177 @@
+//! The version detector: from the bytes of one server binary to its version, the functions to probe, and one row for
+//! the kernel side. Everything is read from the file itself; there is no table of versions.
+//!
+//! Which functions: [`convention`]. Offsets out of code: [`code`]. Version text: [`version`]. Not here: how an ELF file
+//! is read; that is [`Image`], made from the SDK's reader in `lib.rs`, and from plain maps in the tests.
+
+pub mod code;
+pub mod convention;
+pub mod version;
+
+use crate::record::product;
+use convention::{Convention, Hook};
+use version::Version;
+
+/// As much of an ELF file as the detector asks for. All of it is hostile.
+pub trait Image {
+    /// Whether a function of this name is defined (`.dynsym` or `.symtab`).
+    fn has_function(&self, name: &str) -> bool;
+    /// The first bytes of a function's code, at most `most`; `None` if it is not there.
+    fn code(&self, name: &str, most: usize) -> Option<&[u8]>;
+    /// Sections that hold initialised data: name and bytes.
+    fn data_sections(&self) -> Vec<(&str, &[u8])>;
+    /// Whether the file has a table of symbols at all.
+    fn has_symbols(&self) -> bool;
+    /// Whether the code is that of x86-64.
+    fn is_x86_64(&self) -> bool;
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detection {
+    /// The product and its version.
+    pub version: Version,
+    /// How the server is called inside.
+    pub convention: &'static Convention,
+    /// The functions to probe that the file has, one for each [`Hook`].
+    pub hooks: Vec<Placed>,
+    /// The row for `ecap_layouts`.
+    pub layout: [u8; LAYOUT],
+    /// How each thing was found, and what will be missing.
+    pub notes: Vec<String>,
+}
+
+/// A hook and the function that was found for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// What is wanted.
+    pub hook: &'static Hook,
+    /// The symbol.
+    pub symbol: String,
+}
+
+/// Bytes of `struct mysql_layout`.
+pub const LAYOUT: usize = 32;
+/// `MYSQL_UNKNOWN_OFFSET`.
+pub const UNKNOWN_OFFSET: u32 = u32::MAX;
+
+const REMEDY: &str = "give the server binary itself with --mysqld, or install the distribution's or vendor's own build, \
+                      which exports its functions for plugins";
+
+/// Looks at one file.
+///
+/// # Errors
+/// Why the file can't be captured from, and what to do: a sentence for the user.
+pub fn detect(image: &impl Image) -> Result<Detection, String> {
+    if !image.has_symbols() {
+        return Err(format!("the file has no symbols, not even the exported ones: {REMEDY}"));
+    }
+    match convention::find(image) {
+        Some((convention, dispatch)) => {
+            let note = format!("server of {} by its function {dispatch}", convention.product);
+            Ok(detect_convention(image, convention, dispatch, note))
+        }
+        None => Err(format!(
+            "no function dispatch_command that this module knows (MariaDB 10.5 and later, MySQL 5.7 and later) is \
+             among the file's symbols: {REMEDY}"
+        )),
+    }
+}
+
+/// Looks at one file whose function dispatch_command the user has named. Its name tells the convention: MySQL passes
+/// COM_DATA, MariaDB does not.
+///
+/// # Errors
+/// The file does not have the function.
+pub fn detect_as(image: &impl Image, dispatch: &str) -> Result<Detection, String> {
+    if !image.has_function(dispatch) {
+        return Err(format!("the file has no function {dispatch}: check --funcname, or leave it out"));
+    }
+    let convention = if dispatch.contains("COM_DATA") { &convention::MYSQL } else { &convention::MARIADB };
+    let note = format!("called as {} does, by the name given with --funcname", convention.product);
+    Ok(detect_convention(image, convention, dispatch, note))
+}
+
+fn detect_convention(image: &impl Image, convention: &'static Convention, dispatch: &str, note: String) -> Detection {
+    let version = version::find(image, convention.product);
+    let mut notes = vec![note, format!("version {}: {}", version.text, version.how)];
+    let mut hooks = Vec::new();
+    for hook in convention.hooks {
+        let known = || hook.symbols.iter().copied().find(|name| image.has_function(name));
+        match if hook.required { Some(dispatch) } else { known() } {
+            Some(symbol) => hooks.push(Placed { hook, symbol: symbol.to_owned() }),
+            None => notes.push(format!("no function {}: {}", hook.symbols.join(" or "), hook.without)),
+        }
+    }
+
+    let thread_id =
+        derive(image, &mut notes, "connection id", &["thd_get_thread_id"], |code| code::thread_id(code.first()?));
+    if thread_id.is_none() {
+        notes.push("connections are told apart by the address of their THD, no connection id is shown".to_owned());
+    }
+    let packet_number = packet_number(image, convention, &mut notes);
+    if packet_number.is_none() {
+        notes.push("the number of rows returned is not shown".to_owned());
+    }
+    let layout = layout(convention, thread_id, packet_number);
+    Detection { version, convention, hooks, layout, notes }
+}
+
+/// Offset of the running number of packets in THD: rows are packets, so it counts them.
+fn packet_number(image: &impl Image, convention: &Convention, notes: &mut Vec<String>) -> Option<code::Field> {
+    let what = "number of packets sent";
+    if convention.id == product::MYSQL {
+        return derive(image, notes, what, &["_ZN16Protocol_classic17get_output_pkt_nrEv"], |code| {
+            Some(code::Field { offset: code::packet_number_of_thd(code.first()?)?, size: 4 })
+        });
+    }
+    derive(image, notes, what, &["_Z23thd_is_connection_aliveP3THD", "my_net_write"], |code| {
+        let [net, write] = code else { return None };
+        let offset = code::net(net)?.checked_add(code::packet_number_of_net(write)?)?;
+        Some(code::Field { offset, size: 4 })
+    })
+}
+
+/// Derives an offset into THD from the code of functions, and says so.
+fn derive(
+    image: &impl Image,
+    notes: &mut Vec<String>,
+    what: &str,
+    functions: &[&str],
+    read: impl Fn(&[&[u8]]) -> Option<code::Field>,
+) -> Option<code::Field> {
+    let names = functions.join(" and ");
+    if !image.is_x86_64() {
+        notes.push(format!("{what}: code of this architecture can't be read here"));
+        return None;
+    }
+    let code: Option<Vec<&[u8]>> = functions.iter().map(|name| image.code(name, code::MOST)).collect();
+    let Some(code) = code else {
+        notes.push(format!("{what}: the file does not export {names}"));
+        return None;
+    };
+    let field = read(&code);
+    notes.push(match field {
+        Some(field) => {
+            format!("{what}: offset {:#x} in THD, {} bytes, from the code of {names}", field.offset, field.size)
+        }
+        None => format!("{what}: the code of {names} is not what was expected"),
+    });
+    field
+}
+
+fn layout(convention: &Convention, thread_id: Option<code::Field>, packet_number: Option<code::Field>) -> [u8; LAYOUT] {
+    let words = [
+        1,
+        convention.number,
+        thread_id.map_or(UNKNOWN_OFFSET, |field| field.offset),
+        thread_id.map_or(0, |field| field.size),
+        packet_number.map_or(UNKNOWN_OFFSET, |field| field.offset),
+        convention.id,
+    ];
+    let mut row = [0; LAYOUT];
+    for (to, word) in row.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&u32::to_le_bytes(word));
+    }
+    row
+}

@@ -1,0 +1,115 @@
+//! The functions of a server that the kernel side's programs go on, for both ways in which servers call them.
+//! Mirrors the comments at the programs in `ebpf-objects/src/mysql.bpf.c`. All are exported by the builds of Debian
+//! (MariaDB 10.5, 10.11, 11.8; MySQL 9.7), because the servers export their functions to their plugins.
+
+use super::Image;
+use crate::record::{convention as number, product};
+
+/// A way in which a server's functions are called.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Convention {
+    /// `MariaDB` or `MySQL`.
+    pub product: &'static str,
+    /// `enum mysql_convention`.
+    pub number: u32,
+    /// [`crate::record::product`].
+    pub id: u32,
+    /// What to probe; the first ones are the command itself.
+    pub hooks: &'static [Hook],
+}
+
+/// A program and the functions that it may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Entry or return.
+    pub at_return: bool,
+    /// Mangled names, one of which a file has.
+    pub symbols: &'static [&'static str],
+    /// Arguments that the program reads, the first six of them in registers.
+    pub args: u8,
+    /// Whether there is nothing to see without it.
+    pub required: bool,
+    /// What is missing without it.
+    pub without: &'static str,
+}
+
+const MARIADB_DISPATCH: &[&str] = &[
+    "_Z16dispatch_command19enum_server_commandP3THDPcjb", // 10.6 and later
+    "_Z16dispatch_command19enum_server_commandP3THDPcjbb", // 10.2 to 10.5
+];
+const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
+
+const NO_COMMANDS: &str = "nothing can be seen";
+const NO_OK: &str = "rows affected, insert ids and warnings are not shown";
+const NO_ROWS: &str = "rows returned are not shown";
+const NO_ERROR: &str = "errors are shown as ok: their number and text can't be seen";
+const NO_ID: &str = "executions of prepared statements are shown without the statement's text";
+
+const fn command(symbols: &'static [&'static str], args: u8) -> Hook {
+    Hook { program: "mysql_command", at_return: false, symbols, args, required: true, without: NO_COMMANDS }
+}
+
+const fn command_end(symbols: &'static [&'static str]) -> Hook {
+    Hook { program: "mysql_command_end", at_return: true, symbols, args: 0, required: true, without: NO_COMMANDS }
+}
+
+const fn at_return(program: &'static str, symbols: &'static [&'static str], without: &'static str) -> Hook {
+    Hook { program, at_return: true, symbols, args: 0, required: false, without }
+}
+
+const fn hook(program: &'static str, symbols: &'static [&'static str], args: u8, without: &'static str) -> Hook {
+    Hook { program, at_return: false, symbols, args, required: false, without }
+}
+
+/// MariaDB: dispatch_command(command, THD*, packet, length, ...); Protocol's functions take the THD.
+pub static MARIADB: Convention = Convention {
+    product: "MariaDB",
+    number: number::MARIADB,
+    id: product::MARIADB,
+    hooks: &[
+        command(MARIADB_DISPATCH, 4),
+        command_end(MARIADB_DISPATCH),
+        // Of eight arguments six are in registers, the others where the stack pointer says. 10.5 has one more behind.
+        hook(
+            "mysql_ok",
+            &["_ZN8Protocol11net_send_okEP3THDjjyyPKcb", "_ZN8Protocol11net_send_okEP3THDjjyyPKcbb"],
+            8,
+            NO_OK,
+        ),
+        hook("mysql_eof", &["_ZN8Protocol12net_send_eofEP3THDjj"], 4, NO_ROWS),
+        hook("mysql_error", &["_ZN8Protocol21net_send_error_packetEP3THDjPKcS3_"], 5, NO_ERROR),
+        at_return("mysql_result_set", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], NO_ROWS),
+        at_return(
+            "mysql_cached",
+            &["_ZN11Query_cache21send_result_to_clientEP3THDPcj"],
+            "answers out of the query cache are shown as any other",
+        ),
+        hook("mysql_statement", &["_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm"], 5, NO_ID),
+    ],
+};
+
+/// MySQL: dispatch_command(THD*, COM_DATA*, command); Protocol_classic's own methods.
+pub static MYSQL: Convention = Convention {
+    product: "MySQL",
+    number: number::MYSQL,
+    id: product::MYSQL,
+    hooks: &[
+        command(MYSQL_DISPATCH, 3),
+        command_end(MYSQL_DISPATCH),
+        hook("mysql_ok", &["_ZN16Protocol_classic7send_okEjjyyPKc"], 5, NO_OK),
+        hook("mysql_eof", &["_ZN16Protocol_classic8send_eofEjj"], 3, NO_ROWS),
+        hook("mysql_error", &["_ZN16Protocol_classic10send_errorEjPKcS1_"], 4, NO_ERROR),
+        at_return("mysql_result_set", &["_ZN16Protocol_classic19end_result_metadataEv"], NO_ROWS),
+        hook("mysql_statement", &["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, NO_ID),
+    ],
+};
+
+/// The convention of a file and the name of its dispatch_command.
+pub fn find(image: &impl Image) -> Option<(&'static Convention, &'static str)> {
+    [(&MARIADB, MARIADB_DISPATCH), (&MYSQL, MYSQL_DISPATCH)].into_iter().find_map(|(convention, names)| {
+        let name = names.iter().find(|name| image.has_function(name))?;
+        Some((convention, *name))
+    })
+}

@@ -1,0 +1,57 @@
+//! Messages as the kernel side would write them, for the tests.
+
+use crate::command::Command;
+use crate::record::{END, ERROR, End, START, kind, start_flag};
+
+fn head(kind: u32, command: Command, connection: u64, start_ns: u64, size: usize) -> Vec<u8> {
+    let mut data = kind.to_le_bytes().to_vec();
+    data.extend(u32::from(command.0).to_le_bytes());
+    data.extend((0x7000 + connection).to_le_bytes());
+    data.extend(connection.to_le_bytes());
+    data.extend(start_ns.to_le_bytes());
+    data.resize(size, 0);
+    data
+}
+
+fn put(data: &mut [u8], at: usize, value: &[u8]) {
+    data[at..at + value.len()].copy_from_slice(value);
+}
+
+/// START; `more` is how many bytes longer the packet was than what came.
+pub fn start(command: Command, connection: u64, start_ns: u64, id: Option<u32>, packet: &[u8], more: u32) -> Vec<u8> {
+    let mut data = head(kind::START, command, connection, start_ns, START);
+    put(&mut data, 32, &(u32::try_from(packet.len()).unwrap() + more).to_le_bytes());
+    if let Some(id) = id {
+        put(&mut data, 36, &start_flag::STATEMENT.to_le_bytes());
+        put(&mut data, 40, &id.to_le_bytes());
+    }
+    data.extend_from_slice(packet);
+    data
+}
+
+/// END.
+pub fn end(command: Command, connection: u64, start_ns: u64, end: &End) -> Vec<u8> {
+    let mut data = head(kind::END, command, connection, start_ns, END);
+    put(&mut data, 32, &end.flags.to_le_bytes());
+    put(&mut data, 36, &end.statement.to_le_bytes());
+    put(&mut data, 40, &end.rows.to_le_bytes());
+    put(&mut data, 48, &end.affected_rows.to_le_bytes());
+    put(&mut data, 56, &end.insert_id.to_le_bytes());
+    put(&mut data, 64, &end.results.to_le_bytes());
+    put(&mut data, 68, &end.result_sets.to_le_bytes());
+    put(&mut data, 72, &end.errors.to_le_bytes());
+    put(&mut data, 76, &end.warnings.to_le_bytes());
+    put(&mut data, 84, &end.error.to_le_bytes());
+    put(&mut data, 88, &end.sqlstate);
+    put(&mut data, 96, &end.returned.to_le_bytes());
+    data
+}
+
+/// ERROR.
+pub fn error(command: Command, connection: u64, start_ns: u64, error: u32, sqlstate: &str, text: &[u8]) -> Vec<u8> {
+    let mut data = head(kind::ERROR, command, connection, start_ns, ERROR);
+    put(&mut data, 32, &error.to_le_bytes());
+    put(&mut data, 40, sqlstate.as_bytes());
+    data.extend_from_slice(text);
+    data
+}

@@ -1,0 +1,217 @@
+//! Tests of what crosses the module's interface: the plan for real and made-up files, and the manifest.
+
+use super::*;
+use crate::detect::LAYOUT;
+use proptest::prelude::*;
+use std::fs;
+
+/// An ELF file of one segment, with sections, symbols and strings; addresses are file offsets.
+fn elf(functions: &[(&str, &[u8])], rodata: &[u8]) -> Vec<u8> {
+    const CODE: usize = 64 + 56;
+    let mut text = Vec::new();
+    let mut names = vec![0_u8];
+    let mut symbols = vec![0_u8; 24];
+    for (name, code) in functions {
+        symbols.extend(u32::try_from(names.len()).unwrap().to_le_bytes());
+        symbols.extend([0x12, 0, 1, 0]);
+        symbols.extend(((CODE + text.len()) as u64).to_le_bytes());
+        symbols.extend((code.len() as u64).to_le_bytes());
+        names.extend(name.bytes().chain([0]));
+        text.extend_from_slice(code);
+    }
+    let section_names = b"\0.text\0.rodata\0.dynsym\0.dynstr\0.shstrtab\0";
+    // name, type, flags, contents, link, size of an entry
+    type Header<'a> = (u32, u32, u64, &'a [u8], u32, u64);
+    let sections: [Header<'_>; 6] = [
+        (0, 0, 0, &[], 0, 0),
+        (1, 1, 6, &text, 0, 0),
+        (7, 1, 2, rodata, 0, 0),
+        (15, 11, 2, &symbols, 4, 24),
+        (23, 3, 2, &names, 0, 0),
+        (31, 3, 0, section_names, 0, 0),
+    ];
+    let mut file = vec![0; CODE];
+    let mut headers = Vec::new();
+    for (name, kind, flags, contents, link, entry) in sections {
+        let at = if kind == 0 { 0 } else { file.len() as u64 };
+        headers.extend(name.to_le_bytes());
+        headers.extend(kind.to_le_bytes());
+        for word in [flags, at, at, contents.len() as u64] {
+            headers.extend(word.to_le_bytes());
+        }
+        headers.extend(link.to_le_bytes());
+        headers.extend([0; 4]);
+        headers.extend(1_u64.to_le_bytes());
+        headers.extend(entry.to_le_bytes());
+        file.extend_from_slice(contents);
+    }
+    let table = file.len() as u64;
+    file.extend(headers);
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(0x10, &[3, 0, 62, 0, 1, 0, 0, 0]);
+    put(0x20, &64_u64.to_le_bytes());
+    put(0x28, &table.to_le_bytes());
+    put(0x34, &[64, 0, 56, 0, 1, 0, 64, 0, 6, 0, 5, 0]);
+    // PT_LOAD of all of it, readable and executable.
+    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]);
+    put(64 + 32, &table.to_le_bytes());
+    put(64 + 40, &table.to_le_bytes());
+    file
+}
+
+const RET: &[u8] = &[0xc3];
+const THREAD_ID: &[u8] = &[0x48, 0x8b, 0x87, 0x18, 0x3f, 0, 0, 0xc3];
+const MYSQL_DISPATCH: &str = "_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command";
+const MARIADB_DISPATCH: &str = "_Z16dispatch_command19enum_server_commandP3THDPcjb";
+
+fn words(layout: &[u8]) -> Vec<u32> {
+    layout.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+}
+
+#[test]
+fn a_made_up_mariadb() {
+    let file = elf(
+        &[(MARIADB_DISPATCH, RET), ("thd_get_thread_id", THREAD_ID)],
+        b"mysqld-10.11\x0010.11.14-MariaDB-0+deb12u2\0",
+    );
+    let plan = answer(&file, None);
+    let version = plan.version.clone().unwrap();
+    assert_eq!((version.product.as_str(), version.text.as_str()), ("MariaDB", "10.11.14-MariaDB-0+deb12u2"));
+    assert_eq!(version.how, "string \"10.11.14-MariaDB-0+deb12u2\" in .rodata");
+    let programs: Vec<_> = plan.probes.iter().map(|probe| (probe.program.as_str(), probe.kind, probe.args)).collect();
+    assert_eq!(programs, [("mysql_command", ProbeKind::Entry, 4), ("mysql_command_end", ProbeKind::Return, 0)]);
+    assert!(plan.probes.iter().all(|probe| probe.required && probe.arg == 0 && probe.group.is_some()));
+    assert_eq!(words(&plan.layout.0), [1, 0, 0x3f18, 8, u32::MAX, 1, 0, 0]);
+    assert!(plan.notes.iter().any(|note| note.contains("offset 0x3f18 in THD, 8 bytes, from the code of thd_get")));
+    assert!(
+        plan.notes.iter().any(|note| note.contains("net_send_ok") && note.contains("not shown")),
+        "{:?}",
+        plan.notes
+    );
+    assert_eq!(Detected::from_json(&plan.to_json()).unwrap(), plan);
+}
+
+#[test]
+fn a_made_up_mysql() {
+    let thread_id: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0x8b, 0x87, 0xd0, 0x25, 0, 0, 0xc3];
+    let packets: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x47, 0x18, 0x8b, 0x80, 0x18, 0x1f, 0, 0, 0xc3];
+    let functions = [
+        (MYSQL_DISPATCH, RET),
+        ("_ZN16Protocol_classic7send_okEjjyyPKc", RET),
+        ("thd_get_thread_id", thread_id),
+        ("_ZN16Protocol_classic17get_output_pkt_nrEv", packets),
+    ];
+    let plan = answer(&elf(&functions, b"mysqld-9.7\0MySQL 9.7.4\0"), None);
+    assert_eq!(plan.version.unwrap().text, "9.7.4");
+    assert_eq!(words(&plan.layout.0), [1, 1, 0x25d0, 4, 0x1f18, 2, 0, 0]);
+    assert_eq!(plan.probes.len(), 3);
+    assert!(plan.probes.iter().all(|probe| probe.arg == 1));
+}
+
+#[test]
+fn files_that_can_not_be_captured_from_say_why_and_what_to_do() {
+    let refused = |bytes: &[u8]| answer(bytes, None).unsupported.unwrap();
+    assert!(refused(b"#!/bin/sh\n").contains("ELF"));
+    assert!(refused(&elf(&[], b"")).contains("no symbols"));
+    let other = refused(&elf(&[("main", RET)], b""));
+    assert!(other.contains("dispatch_command") && other.contains("--mysqld"), "{other}");
+    let reason = answer(&elf(&[("main", RET)], b""), Some("dispatch")).unsupported.unwrap();
+    assert!(reason.contains("no function dispatch") && reason.contains("--funcname"), "{reason}");
+}
+
+#[test]
+fn a_named_function_is_taken() {
+    let file = elf(&[("my_dispatch_COM_DATA", RET), ("my_dispatch", RET)], b"");
+    let symbol = |name| match answer(&file, Some(name)).probes.swap_remove(0) {
+        Probe { at: Locator::Symbol(symbol), arg, .. } => (symbol, arg),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(symbol("my_dispatch_COM_DATA"), ("my_dispatch_COM_DATA".to_owned(), 1));
+    assert_eq!(symbol("my_dispatch"), ("my_dispatch".to_owned(), 0));
+}
+
+#[test]
+fn another_architecture_has_no_offsets_but_a_plan() {
+    let mut file = elf(&[(MARIADB_DISPATCH, RET), ("thd_get_thread_id", THREAD_ID)], b"");
+    file[0x12] = 183;
+    let plan = answer(&file, None);
+    assert_eq!(words(&plan.layout.0)[2], u32::MAX);
+    assert_eq!(plan.probes.len(), 2);
+}
+
+/// Debian 12's own server. Skipped where it is not installed.
+#[test]
+fn the_installed_mariadb() {
+    let Ok(bytes) = fs::read("/usr/sbin/mariadbd") else {
+        eprintln!("skipped: /usr/sbin/mariadbd is not installed");
+        return;
+    };
+    let plan = answer(&bytes, None);
+    let version = plan.version.clone().unwrap_or_else(|| panic!("{plan:?}"));
+    assert_eq!(version.product, "MariaDB");
+    assert!(version.text.contains("-MariaDB") && version.how.contains(".rodata"), "{version:?}");
+    let programs: Vec<_> = plan.probes.iter().map(|probe| probe.program.as_str()).collect();
+    assert_eq!(
+        programs,
+        [
+            "mysql_command",
+            "mysql_command_end",
+            "mysql_ok",
+            "mysql_eof",
+            "mysql_error",
+            "mysql_result_set",
+            "mysql_cached",
+            "mysql_statement"
+        ],
+        "{:?}",
+        plan.notes
+    );
+    let row = words(&plan.layout.0);
+    assert_eq!((row[0], row[1], row[5]), (1, 0, 1));
+    assert!(row[2] != u32::MAX && row[3] == 8 && row[4] != u32::MAX, "{row:x?} {:?}", plan.notes);
+    for note in &plan.notes {
+        eprintln!("{note}");
+    }
+}
+
+/// Names of the programs and the layout's size, of the tree that this crate is built in.
+#[test]
+fn every_program_is_in_the_object() {
+    let source = include_str!("../../../ebpf-objects/src/mysql.bpf.c");
+    for convention in [&detect::convention::MARIADB, &detect::convention::MYSQL] {
+        for hook in convention.hooks {
+            let section = if hook.at_return { "SEC(\"uretprobe\")" } else { "SEC(\"uprobe\")" };
+            let program = format!("{section}\nint {}(struct pt_regs *ctx)", hook.program);
+            assert!(source.contains(&program), "{program}");
+        }
+    }
+    let header = include_str!("../../../ebpf-objects/src/mysql.h");
+    assert!(header.contains(&format!("_Static_assert(sizeof(struct mysql_layout) == {LAYOUT},")));
+    let row = header.split("struct mysql_layout {").nth(1).and_then(|rest| rest.split("\n};").next()).unwrap();
+    let fields: Vec<_> = row.lines().filter_map(|line| line.trim().strip_prefix("__u32 ")?.split(';').next()).collect();
+    let known = ["valid", "convention", "thread_id_offset", "thread_id_size", "packet_number_offset", "product"];
+    assert_eq!(fields.get(..6), Some(&known[..]), "all of them 32 bits");
+}
+
+proptest! {
+    #[test]
+    fn damaged_files_never_panic(changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..12), cut in any::<proptest::sample::Index>()) {
+        let mut file = elf(&[(MARIADB_DISPATCH, RET), ("thd_get_thread_id", THREAD_ID), ("my_net_write", THREAD_ID)], b"10.11.14-MariaDB\0");
+        for (at, byte) in changes {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        let _either = answer(&file, None);
+        let _either = answer(&file[..cut.index(file.len())], None);
+        let _either = answer(&file, Some("thd_get_thread_id"));
+    }
+
+    #[test]
+    fn random_bytes_are_no_server(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(answer(&bytes, None).unsupported.is_some());
+        let mut file = b"\x7fELF\x02\x01".to_vec();
+        file.extend(bytes);
+        prop_assert!(answer(&file, None).unsupported.is_some());
+    }
+}

@@ -1,0 +1,297 @@
+//! The messages of `mysql.bpf.c`, read from bytes. Mirrors `ebpf-objects/src/mysql.h`, which owns the layout; a test
+//! reads that header and compares sizes, offsets and values.
+//!
+//! Not here: what the messages mean together (`decode`). Every length is checked, nothing is indexed.
+
+use crate::command::Command;
+use thiserror::Error;
+
+/// Bytes of `struct mysql_head`.
+pub const HEAD: usize = 32;
+/// Bytes of `struct mysql_start`; the packet follows.
+pub const START: usize = 48;
+/// Bytes of `struct mysql_end`; nothing follows.
+pub const END: usize = 104;
+/// Bytes of `struct mysql_error`; the message's text follows.
+pub const ERROR: usize = 48;
+/// `MYSQL_ERROR_TEXT_MAX`: no error text is longer.
+pub const ERROR_TEXT_MAX: usize = 512;
+/// `MYSQL_UNKNOWN_ID`.
+pub const UNKNOWN_ID: u64 = u64::MAX;
+
+/// `enum mysql_kind`.
+pub mod kind {
+    /// `MYSQL_START`.
+    pub const START: u32 = 1;
+    /// `MYSQL_END`.
+    pub const END: u32 = 2;
+    /// `MYSQL_ERROR`.
+    pub const ERROR: u32 = 3;
+}
+
+/// `enum mysql_start_flags`.
+pub mod start_flag {
+    /// `statement` is valid.
+    pub const STATEMENT: u32 = 1;
+}
+
+/// `enum mysql_end_flags`.
+pub mod end_flag {
+    /// An OK packet was sent.
+    pub const OK: u32 = 1;
+    /// A result set was ended.
+    pub const RESULT_SET: u32 = 2;
+    /// An error was sent.
+    pub const FAILED: u32 = 4;
+    /// `statement` was prepared.
+    pub const PREPARED: u32 = 8;
+    /// `rows` is exact.
+    pub const ROWS: u32 = 16;
+    /// The command was put aside; the END that counts comes later.
+    pub const SUSPENDED: u32 = 32;
+    /// Nothing of START got through. (An END without START says as much, also after a restart.)
+    #[cfg(test)]
+    pub const START_LOST: u32 = 64;
+    /// The server sent neither OK nor EOF nor error.
+    pub const NO_STATUS: u32 = 128;
+    /// The query cache gave an answer: rows are not known.
+    pub const CACHED: u32 = 256;
+}
+
+/// `enum mysql_convention`.
+pub mod convention {
+    /// MariaDB: the packet of every command is given.
+    pub const MARIADB: u32 = 0;
+    /// MySQL: text or name only.
+    pub const MYSQL: u32 = 1;
+}
+
+/// `product` of the layout row, which the kernel side hands through to START unread. 0: not known.
+pub mod product {
+    /// MariaDB.
+    pub const MARIADB: u32 = 1;
+    /// MySQL and its kin.
+    pub const MYSQL: u32 = 2;
+}
+
+/// Why a message makes no sense.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// It ends inside its fixed part.
+    #[error("{what} of {len} bytes, its fixed part has {fixed}")]
+    Short {
+        /// Which message.
+        what: &'static str,
+        /// Bytes that came.
+        len: usize,
+        /// Bytes it should have at least.
+        fixed: usize,
+    },
+    /// It is longer than it can be.
+    #[error("{what} has {len} bytes where {most} are the most")]
+    Long {
+        /// Which part.
+        what: &'static str,
+        /// Bytes that came.
+        len: usize,
+        /// Most bytes that make sense.
+        most: usize,
+    },
+    /// Its kind is none that this module knows.
+    #[error("message of unknown kind {0}")]
+    Kind(u32),
+    /// Its command is no byte.
+    #[error("command number {0}, a command is one byte")]
+    Command(u32),
+    /// It came on a stream that the manifest does not have.
+    #[error("record of stream {0}, the module has stream 0 only")]
+    Stream(u16),
+}
+
+/// `struct mysql_head` without its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The command, as the server was called with it.
+    pub command: Command,
+    /// Address of the connection's THD.
+    pub thd: u64,
+    /// Connection id, if the offset is known.
+    pub connection: Option<u64>,
+    /// Time of the command's START.
+    pub start_ns: u64,
+}
+
+/// `struct mysql_start` and its packet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Start<'a> {
+    /// Bytes that the packet has, whatever of them came.
+    pub length: u32,
+    /// [`start_flag`]s.
+    pub flags: u32,
+    /// Id of the prepared statement that the command names.
+    pub statement: Option<u32>,
+    /// [`product`] of the target.
+    pub product: u32,
+    /// The packet without its command byte: a prefix.
+    pub packet: &'a [u8],
+}
+
+/// `struct mysql_end`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// [`end_flag`]s.
+    pub flags: u32,
+    /// Valid with [`end_flag::PREPARED`].
+    pub statement: u32,
+    /// Rows sent.
+    pub rows: u64,
+    /// Rows affected.
+    pub affected_rows: u64,
+    /// Last insert id that was not 0.
+    pub insert_id: u64,
+    /// OK, EOF and error packets.
+    pub results: u32,
+    /// Result sets.
+    pub result_sets: u32,
+    /// Errors.
+    pub errors: u32,
+    /// Warning count of the last OK or EOF.
+    pub warnings: u32,
+    /// Error number of the last error.
+    pub error: u32,
+    /// SQLSTATE of the last error.
+    pub sqlstate: [u8; 5],
+    /// What dispatch_command returned.
+    pub returned: u32,
+}
+
+/// `struct mysql_error` and its text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure<'a> {
+    /// Error number.
+    pub error: u32,
+    /// SQLSTATE, or zeros.
+    pub sqlstate: [u8; 5],
+    /// Text: a prefix.
+    pub text: &'a [u8],
+}
+
+/// What a message says beyond its head.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// A command begins.
+    Start(Start<'a>),
+    /// A command returned.
+    End(End),
+    /// The server sent an error.
+    Error(Failure<'a>),
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// [`RecordError`], for every input that the kernel side can't have written.
+pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
+    let fields = Fields { what: "message", fixed: HEAD, data };
+    let kind = fields.u32(0)?;
+    let number = fields.u32(4)?;
+    let command = u8::try_from(number).map_err(|_| RecordError::Command(number))?;
+    let connection = fields.u64(16)?;
+    let head = Head {
+        command: Command(command),
+        thd: fields.u64(8)?,
+        connection: (connection != UNKNOWN_ID).then_some(connection),
+        start_ns: fields.u64(24)?,
+    };
+    let body = match kind {
+        kind::START => Body::Start(start(data)?),
+        kind::END => Body::End(end(data)?),
+        kind::ERROR => Body::Error(error(data)?),
+        other => return Err(RecordError::Kind(other)),
+    };
+    Ok((head, body))
+}
+
+fn start(data: &[u8]) -> Result<Start<'_>, RecordError> {
+    let fields = Fields { what: "START", fixed: START, data };
+    let packet = fields.rest()?;
+    let length = fields.u32(32)?;
+    let most = usize::try_from(length).unwrap_or(usize::MAX);
+    if packet.len() > most {
+        return Err(RecordError::Long { what: "packet of START", len: packet.len(), most });
+    }
+    let flags = fields.u32(36)?;
+    let statement = fields.u32(40)?;
+    Ok(Start {
+        length,
+        flags,
+        statement: (flags & start_flag::STATEMENT != 0).then_some(statement),
+        product: fields.u32(44)?,
+        packet,
+    })
+}
+
+fn end(data: &[u8]) -> Result<End, RecordError> {
+    let fields = Fields { what: "END", fixed: END, data };
+    let rest = fields.rest()?;
+    if !rest.is_empty() {
+        return Err(RecordError::Long { what: "END", len: data.len(), most: END });
+    }
+    Ok(End {
+        flags: fields.u32(32)?,
+        statement: fields.u32(36)?,
+        rows: fields.u64(40)?,
+        affected_rows: fields.u64(48)?,
+        insert_id: fields.u64(56)?,
+        results: fields.u32(64)?,
+        result_sets: fields.u32(68)?,
+        errors: fields.u32(72)?,
+        warnings: fields.u32(76)?,
+        error: fields.u32(84)?,
+        sqlstate: fields.array(88)?,
+        returned: fields.u32(96)?,
+    })
+}
+
+fn error(data: &[u8]) -> Result<Failure<'_>, RecordError> {
+    let fields = Fields { what: "ERROR", fixed: ERROR, data };
+    let text = fields.rest()?;
+    if text.len() > ERROR_TEXT_MAX {
+        return Err(RecordError::Long { what: "text of ERROR", len: text.len(), most: ERROR_TEXT_MAX });
+    }
+    Ok(Failure { error: fields.u32(32)?, sqlstate: fields.array(40)?, text })
+}
+
+/// Little-endian fields of one message's fixed part.
+struct Fields<'a> {
+    what: &'static str,
+    fixed: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], RecordError> {
+        let found = self.data.get(at..).and_then(|data| data.first_chunk::<N>());
+        found.copied().ok_or(RecordError::Short { what: self.what, len: self.data.len(), fixed: self.fixed })
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, RecordError> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, RecordError> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+
+    fn rest(&self) -> Result<&'a [u8], RecordError> {
+        self.data.get(self.fixed..).ok_or(RecordError::Short {
+            what: self.what,
+            len: self.data.len(),
+            fixed: self.fixed,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;
