@@ -1,0 +1,42 @@
+//! The benchmarks: `cargo xtask bench [PART...]`. What is measured and why is in docs/benchmarks.md.
+//!
+//! Every comparison is made of rounds in which all contenders take their turn, so that what the machine does meanwhile hits
+//! them alike; a result is the median of the rounds with the range in brackets. Nothing here fails for being slow: it prints.
+
+mod abi;
+mod list;
+mod memory;
+mod peer;
+mod pump;
+mod start;
+mod statements;
+mod stats;
+
+use ecapture_tests::needs;
+
+fn main() {
+    if let Some(reason) = needs::capture() {
+        eprintln!("bench: {reason}");
+        std::process::exit(1);
+    }
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let parts: [(&str, fn()); 6] = [
+        ("abi", abi::run),
+        ("pump", pump::run),
+        ("peer", pump::beside_bpftrace),
+        ("statements", statements::run),
+        ("start", start::run),
+        ("list", list::run),
+    ];
+    if let Some(unknown) = asked.iter().find(|a| !parts.iter().any(|(name, _)| name == a)) {
+        eprintln!("bench: no part {unknown:?}; there are abi, pump, peer, statements, start, list");
+        std::process::exit(2);
+    }
+    println!("{} processors", std::thread::available_parallelism().map_or(0, usize::from));
+    for (name, run) in parts {
+        if asked.is_empty() || asked.iter().any(|a| a == name) {
+            println!("\n== {name} ==");
+            run();
+        }
+    }
+}

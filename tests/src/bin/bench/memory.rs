@@ -1,0 +1,62 @@
+//! Resident memory of a capture: the proportional share (Pss) of each mapping of all its processes.
+
+use ecapture_tests::capture::children;
+
+use crate::stats::Rounds;
+
+/// Samples over the rounds, MiB.
+#[derive(Default)]
+pub struct Samples {
+    all: Rounds,
+    without_rings: Rounds,
+    peer: Rounds,
+}
+
+impl Samples {
+    /// One sample of a broker and its children.
+    pub fn take(&mut self, broker: u32) {
+        let processes = std::iter::once(broker).chain(children(broker).into_values());
+        let (mut all, mut rings) = (0, 0);
+        for process in processes {
+            let (pss, of_rings) = pss(process);
+            all += pss;
+            rings += of_rings;
+        }
+        self.all.push(mib(all));
+        self.without_rings.push(mib(all - rings));
+    }
+
+    /// One sample of the peer.
+    pub fn peer(&mut self, process: u32) {
+        self.peer.push(mib(pss(process).0));
+    }
+
+    /// Prints them.
+    pub fn print(&self) {
+        println!(
+            "  memory (Pss, MiB): ecapture, all processes {}, beside ring and link {}",
+            self.all, self.without_rings
+        );
+        println!("                     bpftrace {}", self.peer);
+    }
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+/// KiB of a process: all, and those of the eBPF maps and the link.
+fn pss(process: u32) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{process}/smaps")).unwrap_or_default();
+    let (mut all, mut rings, mut ring) = (0, 0, false);
+    for line in text.lines() {
+        if let Some(value) = line.strip_prefix("Pss:") {
+            let kib = value.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0);
+            all += kib;
+            rings += if ring { kib } else { 0 };
+        } else if line.split_once(' ').is_some_and(|(range, _)| range.contains('-') && !range.ends_with(':')) {
+            ring = line.contains("bpf-map") || line.contains("/memfd:ecapture link");
+        }
+    }
+    (all, rings)
+}

@@ -1,0 +1,92 @@
+//! What a database server loses by being captured from: mariadb-slap with nothing, ecapture, bpftrace in turn.
+
+use std::path::Path;
+use std::process::Command;
+
+use ecapture_tests::capture::{Capture, Modules};
+use ecapture_tests::mariadb::Mariadb;
+
+use crate::memory;
+use crate::peer::{Bpftrace, Place, first_probe, lines};
+use crate::stats::Rounds;
+
+const ROUNDS: usize = 7;
+const QUERIES: u32 = 40_000;
+const CLIENTS: u32 = 8;
+/// The function that both tools look at.
+const FUNCTION: &str = "_Z16dispatch_command19enum_server_commandP3THDPcjb";
+const QUERY: &str = "select id, item, price from orders where id = 17";
+const CREATE: &str = "create table orders (id int primary key, item varchar(40), price decimal(8,2)); \
+                      insert into orders values (17, 'kettle', 39.90), (18, 'teapot', 24.50)";
+
+/// Statements a second.
+fn slap(socket: &Path, query: &str) -> f64 {
+    let output = Command::new("mariadb-slap")
+        .args(["--no-defaults", "--user=root", "--create-schema=bench", "--delimiter=;"])
+        .arg(format!("--socket={}", socket.display()))
+        .arg(format!("--concurrency={CLIENTS}"))
+        .arg(format!("--number-of-queries={QUERIES}"))
+        .arg(format!("--create={CREATE}"))
+        .arg(format!("--query={query}"))
+        .output()
+        .expect("mariadb-slap (package mariadb-client)");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let seconds = said
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("Average number of seconds to run all queries: ")?.split(' ').next())
+        .unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
+    f64::from(QUERIES) / seconds.parse::<f64>().expect("seconds")
+}
+
+pub fn run() {
+    let server = Mariadb::start_with(&["--innodb-buffer-pool-size=64M"]);
+    let modules = Modules::with(&["mysql"]);
+    let place = Place::new(server.pid(), &server.binary(), first_probe(&modules, "mysql", &server.binary()));
+    let (ours, theirs) = (server.dir().join("ecapture.txt"), server.dir().join("bpftrace.txt"));
+    let program =
+        format!("uprobe:{}:{FUNCTION} {{ printf(\"%d %s\\n\", tid, str(arg2, 200)) }}", server.binary().display());
+    slap(&server.socket(), QUERY);
+    let heavier = "select a.id, count(*) from orders a, orders b, orders c, orders d, orders e, orders f, orders g \
+                   where a.item < 'zzz' group by a.id order by 2";
+    for (name, query) in [("point query", QUERY), ("seven-way join", heavier)] {
+        let mark = &query[..20];
+        let (mut nothing, mut captured, mut traced) = (Rounds::default(), Rounds::default(), Rounds::default());
+        let (mut kept, mut kept_peer) = (Rounds::default(), Rounds::default());
+        let (mut seen, mut seen_peer) = (Rounds::default(), Rounds::default());
+        let mut memory = memory::Samples::default();
+        for _ in 0..ROUNDS {
+            let before = slap(&server.socket(), query);
+
+            let (pid, file) = (server.pid().to_string(), ours.display().to_string());
+            let capture = Capture::start(&modules, &["mysql", "--pid", &pid, "-o", "text", "-w", &file]);
+            let with = slap(&server.socket(), query);
+            memory.take(capture.pid());
+            let finished = capture.stop();
+            if !finished.said.contains("none lost") {
+                println!("  {}", finished.said.trim_end().lines().last().unwrap_or_default());
+            }
+            seen.push(100.0 * lines(&ours, mark) as f64 / f64::from(QUERIES));
+            place.wait(false);
+
+            let mut peer = Bpftrace::start(&program, &theirs);
+            place.wait(true);
+            let with_peer = slap(&server.socket(), query);
+            memory.peer(peer.pid());
+            seen_peer.push(100.0 * peer.stop(mark) as f64 / f64::from(QUERIES));
+            place.wait(false);
+
+            // What the machine can do at this moment: once before and once after.
+            let base = (before + slap(&server.socket(), query)) / 2.0;
+            nothing.push(base);
+            captured.push(with);
+            traced.push(with_peer);
+            kept.push(100.0 * with / base);
+            kept_peer.push(100.0 * with_peer / base);
+        }
+        println!("{name}, {CLIENTS} clients, {QUERIES} statements a round, {ROUNDS} rounds; statements/s");
+        println!("  nothing   {nothing}");
+        println!("  ecapture  {captured}   kept {kept} %   statements seen {seen} %");
+        println!("  bpftrace  {traced}   kept {kept_peer} %   statements seen {seen_peer} %");
+        memory.print();
+    }
+}

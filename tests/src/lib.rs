@@ -1,0 +1,13 @@
+//! The rig of the end-to-end tests: private copies of real servers, a client that says exactly which bytes it sent, and
+//! the program under test as a process.
+//!
+//! A test touches only what it started: its server runs from a private copy of the binary in a temporary directory, as an
+//! unprivileged user, on a unix socket, and is stopped by its own process id.
+
+pub mod capture;
+pub mod mariadb;
+pub mod mysql;
+pub mod needs;
+pub mod target;
+pub mod variants;
+pub mod workload;

@@ -1,0 +1,101 @@
+//! A private MariaDB server.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Where Debian's `mariadb-server-core` puts the server.
+pub const SERVER: &str = "/usr/sbin/mariadbd";
+
+/// The user and group that servers of tests run as: nobody and nogroup.
+const NOBODY: u32 = 65534;
+
+/// A running server from a private copy of the binary. Stopped, and its files removed, when dropped.
+pub struct Mariadb {
+    process: Child,
+    dir: TempDir,
+}
+
+impl Mariadb {
+    /// Starts a server with an empty data directory and no access control.
+    ///
+    /// # Panics
+    /// If the server does not answer within 30 s; its log is in the message.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more options.
+    ///
+    /// # Panics
+    /// As [`Mariadb::start`].
+    #[must_use]
+    pub fn start_with(options: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("ecapture-mariadb-").tempdir().expect("temporary directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).expect("data directory");
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("chown");
+        std::fs::copy(SERVER, dir.path().join("mariadbd")).expect("copy of the server");
+        let log = std::fs::File::create(dir.path().join("log")).expect("log");
+        let process = Command::new(dir.path().join("mariadbd"))
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--socket={}", data.join("socket").display()))
+            .args(["--skip-networking", "--skip-grant-tables", "--user=nobody", "--lc-messages-dir=/usr/share/mysql"])
+            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0"])
+            .args(["--max-connections=200", "--max-allowed-packet=64M", "--max-prepared-stmt-count=1000000"])
+            .args(options)
+            .current_dir(&data)
+            .env_clear()
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("mariadbd starts");
+        let server = Self { process, dir };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while UnixStream::connect(server.socket()).is_err() {
+            let log = || std::fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "mariadbd does not answer:\n{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Process id of the server.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The private copy of the binary.
+    #[must_use]
+    pub fn binary(&self) -> PathBuf {
+        self.dir.path().join("mariadbd")
+    }
+
+    /// The server's unix socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("data/socket")
+    }
+
+    /// A directory that lives as long as the server.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mariadb {
+    fn drop(&mut self) {
+        // By its own process id; the data is thrown away, so nothing needs to be written.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

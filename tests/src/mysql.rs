@@ -1,0 +1,270 @@
+//! A small client of the MySQL protocol that says exactly what it sent and what it was answered.
+//!
+//! Of our own because a test must know every byte: libraries add statements of their own and hide what the server said.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+const COM_QUIT: u8 = 1;
+const COM_INIT_DB: u8 = 2;
+const COM_QUERY: u8 = 3;
+const COM_STMT_PREPARE: u8 = 0x16;
+const COM_STMT_EXECUTE: u8 = 0x17;
+const COM_STMT_CLOSE: u8 = 0x19;
+
+/// PROTOCOL_41, CONNECT_WITH_DB off, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH.
+const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
+const MORE_RESULTS: u16 = 8;
+const MAX_PACKET: usize = 0xff_ffff;
+
+/// One connection.
+pub struct Client {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+    /// Connection id, as the server gave it.
+    pub id: u32,
+}
+
+/// What a statement was answered. Numbers of a statement with several results are sums.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Error number, SQLSTATE and message.
+    pub error: Option<(u16, String, String)>,
+    /// Rows of result sets.
+    pub rows: u64,
+    /// Rows that the statement changed.
+    pub affected: u64,
+}
+
+/// A prepared statement of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its id.
+    pub id: u32,
+    /// Number of its parameters.
+    pub parameters: u16,
+}
+
+impl Client {
+    /// Connects; the server must let everybody in.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect(socket: &Path) -> io::Result<Self> {
+        let writer = UnixStream::connect(socket)?;
+        let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0 };
+        let (_, hello) = client.read_packet()?;
+        // Protocol version, server version (NUL-terminated), connection id.
+        let id_at = 1 + hello[1..].iter().position(|b| *b == 0).ok_or_else(|| io::Error::other("no greeting"))? + 1;
+        client.id = u32::from_le_bytes(hello[id_at..id_at + 4].try_into().map_err(io::Error::other)?);
+        let mut login = Vec::new();
+        login.extend(CAPABILITIES.to_le_bytes());
+        login.extend(0x0100_0000u32.to_le_bytes());
+        login.push(45); // utf8mb4
+        login.extend([0; 23]);
+        login.extend(b"test\0");
+        login.push(0); // no password
+        login.extend(b"mysql_native_password\0");
+        client.write_packet(1, &login)?;
+        let (_, answer) = client.read_packet()?;
+        match answer.first() {
+            Some(0) => Ok(client),
+            _ => Err(io::Error::other(format!("login refused: {}", String::from_utf8_lossy(&answer)))),
+        }
+    }
+
+    /// COM_QUERY.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn query(&mut self, text: &[u8]) -> io::Result<Answer> {
+        self.command(COM_QUERY, &[text])?;
+        self.results()
+    }
+
+    /// COM_INIT_DB.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn init_db(&mut self, name: &str) -> io::Result<Answer> {
+        self.command(COM_INIT_DB, &[name.as_bytes()])?;
+        self.results()
+    }
+
+    /// COM_STMT_PREPARE.
+    ///
+    /// # Errors
+    /// Of the socket, or the server's refusal.
+    pub fn prepare(&mut self, text: &[u8]) -> io::Result<Result<Prepared, Answer>> {
+        self.command(COM_STMT_PREPARE, &[text])?;
+        let (_, packet) = self.read_packet()?;
+        if packet.first() != Some(&0) {
+            return Ok(Err(Answer { error: Some(error(&packet)), ..Answer::default() }));
+        }
+        let id = u32::from_le_bytes([packet[1], packet[2], packet[3], packet[4]]);
+        let columns = u16::from_le_bytes([packet[5], packet[6]]);
+        let parameters = u16::from_le_bytes([packet[7], packet[8]]);
+        for definitions in [parameters, columns] {
+            if definitions > 0 {
+                while !is_eof(&self.read_packet()?.1) {}
+            }
+        }
+        Ok(Ok(Prepared { id, parameters }))
+    }
+
+    /// COM_STMT_EXECUTE with each parameter as a string.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn execute(&mut self, statement: Prepared, parameters: &[&[u8]]) -> io::Result<Answer> {
+        let mut head = Vec::new();
+        head.extend(statement.id.to_le_bytes());
+        head.push(0); // no cursor
+        head.extend(1u32.to_le_bytes());
+        if statement.parameters > 0 {
+            head.extend(vec![0; usize::from(statement.parameters).div_ceil(8)]);
+            head.push(1); // types follow
+            for _ in 0..statement.parameters {
+                head.extend([0xfd, 0]); // VAR_STRING
+            }
+            for parameter in parameters {
+                put_length(&mut head, parameter.len());
+                head.extend_from_slice(parameter);
+            }
+        }
+        self.command(COM_STMT_EXECUTE, &[&head])?;
+        self.results()
+    }
+
+    /// COM_STMT_CLOSE; the server does not answer.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn close(&mut self, statement: Prepared) -> io::Result<()> {
+        self.command(COM_STMT_CLOSE, &[&statement.id.to_le_bytes()])
+    }
+
+    /// COM_QUIT.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn quit(mut self) -> io::Result<()> {
+        self.command(COM_QUIT, &[])?;
+        // The server closes; what it was told is then done with.
+        let _ = self.reader.read(&mut [0]);
+        Ok(())
+    }
+
+    fn command(&mut self, command: u8, parts: &[&[u8]]) -> io::Result<()> {
+        let mut packet = vec![command];
+        for part in parts {
+            packet.extend_from_slice(part);
+        }
+        self.write_packet(0, &packet)
+    }
+
+    /// All results of one command.
+    fn results(&mut self) -> io::Result<Answer> {
+        let mut answer = Answer::default();
+        loop {
+            let (_, packet) = self.read_packet()?;
+            let status = match packet.first() {
+                Some(0xff) => {
+                    answer.error = Some(error(&packet));
+                    return Ok(answer);
+                }
+                Some(0) => {
+                    let (affected, rest) = length(&packet[1..]);
+                    let (_, rest) = length(rest);
+                    answer.affected += affected;
+                    u16::from_le_bytes([rest[0], rest[1]])
+                }
+                _ => {
+                    while !is_eof(&self.read_packet()?.1) {}
+                    loop {
+                        let (_, row) = self.read_packet()?;
+                        if row.first() == Some(&0xff) {
+                            answer.error = Some(error(&row));
+                            return Ok(answer);
+                        }
+                        if is_eof(&row) {
+                            break u16::from_le_bytes([row[3], row[4]]);
+                        }
+                        answer.rows += 1;
+                    }
+                }
+            };
+            if status & MORE_RESULTS == 0 {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn write_packet(&mut self, mut sequence: u8, body: &[u8]) -> io::Result<()> {
+        let mut chunks: Vec<&[u8]> = body.chunks(MAX_PACKET).collect();
+        if body.len().is_multiple_of(MAX_PACKET) {
+            chunks.push(&[]);
+        }
+        for chunk in chunks {
+            let mut packet = Vec::with_capacity(chunk.len() + 4);
+            packet.extend(&u32::try_from(chunk.len()).unwrap_or_default().to_le_bytes()[..3]);
+            packet.push(sequence);
+            packet.extend_from_slice(chunk);
+            self.writer.write_all(&packet)?;
+            sequence = sequence.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    fn read_packet(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let mut head = [0; 4];
+        self.reader.read_exact(&mut head)?;
+        let len = u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize;
+        let mut body = vec![0; len];
+        self.reader.read_exact(&mut body)?;
+        Ok((head[3], body))
+    }
+}
+
+fn is_eof(packet: &[u8]) -> bool {
+    packet.first() == Some(&0xfe) && packet.len() < 9
+}
+
+fn error(packet: &[u8]) -> (u16, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (u16::from_le_bytes([packet[1], packet[2]]), text(&packet[4..9]), text(&packet[9..]))
+}
+
+/// A length-encoded integer and what follows it.
+fn length(bytes: &[u8]) -> (u64, &[u8]) {
+    let wide = |n: usize| {
+        let mut word = [0; 8];
+        word[..n].copy_from_slice(&bytes[1..=n]);
+        (u64::from_le_bytes(word), &bytes[n + 1..])
+    };
+    match bytes[0] {
+        0xfc => wide(2),
+        0xfd => wide(3),
+        0xfe => wide(8),
+        small => (small.into(), &bytes[1..]),
+    }
+}
+
+fn put_length(out: &mut Vec<u8>, len: usize) {
+    match len {
+        0..=250 => out.push(u8::try_from(len).unwrap_or_default()),
+        251..=0xffff => {
+            out.push(0xfc);
+            out.extend(&(len as u64).to_le_bytes()[..2]);
+        }
+        0x1_0000..=0xff_ffff => {
+            out.push(0xfd);
+            out.extend(&(len as u64).to_le_bytes()[..3]);
+        }
+        _ => {
+            out.push(0xfe);
+            out.extend((len as u64).to_le_bytes());
+        }
+    }
+}
