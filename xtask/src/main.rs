@@ -1,0 +1,38 @@
+//! Development tasks: `cargo xtask setup | demo | test | soak | bench`. Each installs what it lacks.
+
+mod build;
+mod demo;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <task>
+  setup          install what building and testing need (Debian packages)
+  demo           build, start a private MariaDB, show what is captured, stop
+  test [FILTER]  formatting, lints, unit tests, end-to-end tests; with FILTER only end-to-end tests whose name has it
+  soak           what takes longer than `test` gives it
+  bench          ratios, side by side with bpftrace";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["setup"] => setup::run(),
+        ["demo"] => demo::run(),
+        ["test"] => test::run(),
+        ["test", filter] => test::end_to_end_only(filter),
+        ["soak"] => test::soak(),
+        ["bench"] => test::bench(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Installs what is missing, on Debian and its kin; elsewhere names it and stops.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+/// A program that is needed, any of these paths, and the package that has it.
+struct Need {
+    paths: &'static [&'static str],
+    package: &'static str,
+    why: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        paths: &[
+            "/usr/bin/clang",
+            "/usr/bin/clang-14",
+            "/usr/bin/clang-15",
+            "/usr/bin/clang-16",
+            "/usr/bin/clang-17",
+            "/usr/bin/clang-18",
+            "/usr/bin/clang-19",
+        ],
+        package: "clang",
+        why: "compiles the eBPF objects",
+    },
+    Need { paths: &["/usr/bin/llvm-strip", "/usr/bin/llvm-strip-14"], package: "llvm", why: "strips the eBPF objects" },
+    Need { paths: &["/usr/bin/gcc"], package: "gcc", why: "builds the programs that tests look at" },
+    Need {
+        paths: &["/usr/sbin/mariadbd"],
+        package: "mariadb-server-core",
+        why: "is what the demo and the tests capture from",
+    },
+    Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
+    Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
+];
+
+/// Extra for `bench`: the peer, and its load.
+const BENCH_NEEDS: &[Need] = &[
+    Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" },
+    Need { paths: &["/usr/bin/mariadb-slap"], package: "mariadb-client", why: "is the load in the benchmarks" },
+];
+
+/// Installs what building, demo and tests need.
+pub fn run() -> Result<()> {
+    install(NEEDS)
+}
+
+/// Installs what the benchmarks need beside that.
+pub fn bench() -> Result<()> {
+    run()?;
+    install(BENCH_NEEDS)
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|n| !n.paths.iter().any(|p| Path::new(p).exists())).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("xtask: missing {}: it {}", need.package, need.why);
+    }
+    let packages: Vec<&str> = missing.iter().map(|n| n.package).collect();
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("there is no apt-get here; install the equivalents of these Debian packages: {}", packages.join(" "));
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("not root; run: sudo apt-get install {}", packages.join(" "));
+    }
+    let apt = |args: &[&str]| -> Result<()> {
+        let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status()?;
+        if !status.success() {
+            bail!("apt-get {} failed", args.join(" "));
+        }
+        Ok(())
+    };
+    apt(&["update", "-q"])?;
+    let mut args = vec!["install", "-q", "-y", "--no-install-recommends"];
+    args.extend(packages);
+    apt(&args)
+}

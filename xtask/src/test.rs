@@ -1,0 +1,154 @@
+//! Runs all checks and counts them. The last lines say how many passed, failed and were skipped, and why.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, cargo, must, shown};
+use crate::setup;
+
+/// Everything.
+pub fn run() -> Result<()> {
+    setup::run()?;
+    let mut counts = Counts::default();
+    counts.check("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    counts.check("lints", &mut cargo(&clippy))?;
+    counts.check(
+        "documentation",
+        cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    counts.tests(&mut cargo(&["test", "--workspace", "--exclude", "ecapture-tests", "--no-fail-fast"]))?;
+    end_to_end(&mut counts, None)?;
+    counts.report()
+}
+
+/// Only the end-to-end tests whose name has `filter`.
+pub fn end_to_end_only(filter: &str) -> Result<()> {
+    setup::run()?;
+    let mut counts = Counts::default();
+    end_to_end(&mut counts, Some(filter))?;
+    counts.report()
+}
+
+fn end_to_end(counts: &mut Counts, filter: Option<&str>) -> Result<()> {
+    let bin = build::for_tests()?;
+    let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--no-fail-fast"]);
+    command.args(filter).env("ECAPTURE_BIN", bin);
+    counts.tests_one_by_one(&mut command)
+}
+
+/// What takes longer: long fuzzing, and the end-to-end tests five times over.
+pub fn soak() -> Result<()> {
+    setup::run()?;
+    let bin = build::for_tests()?;
+    let mut counts = Counts::default();
+    // The property tests of all parsers, with a hundred times the cases.
+    let fuzzed = ["test", "--release", "--workspace", "--exclude", "ecapture-tests", "--lib", "--no-fail-fast"];
+    counts.run(cargo(&fuzzed).env("PROPTEST_CASES", "25600"), &["--show-output"])?;
+    // The end-to-end tests, again and again: what is rare shows.
+    for round in 1..=5 {
+        eprintln!("xtask: round {round} of 5");
+        let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--no-fail-fast"]);
+        counts.tests_one_by_one(command.env("ECAPTURE_BIN", &bin))?;
+    }
+    counts.report()
+}
+
+/// The benchmarks; they print ratios.
+pub fn bench() -> Result<()> {
+    setup::bench()?;
+    let bin = build::for_tests()?;
+    must(cargo(&["run", "--release", "-p", "ecapture-tests", "--bin", "bench"]).env("ECAPTURE_BIN", bin))
+}
+
+#[derive(Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Counts {
+    /// A check that passes or fails as a whole.
+    fn check(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        eprintln!("xtask: {name}: {}", shown(command));
+        if command.status().with_context(|| shown(command))?.success() {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.into());
+        }
+        Ok(())
+    }
+
+    fn tests(&mut self, command: &mut Command) -> Result<()> {
+        self.run(command, &["--show-output"])
+    }
+
+    /// End-to-end tests measure losses: side by side they would steal each other's time.
+    fn tests_one_by_one(&mut self, command: &mut Command) -> Result<()> {
+        self.run(command, &["--show-output", "--test-threads=1"])
+    }
+
+    fn run(&mut self, command: &mut Command, test_args: &[&str]) -> Result<()> {
+        command.arg("--").args(test_args);
+        eprintln!("xtask: {}", shown(command));
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| shown(command))?;
+        let mut results = 0;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                println!("{line}");
+                results += u64::from(self.read(&line));
+            }
+        }
+        let status = child.wait()?;
+        if !status.success() && self.failures.is_empty() {
+            // It did not even build, or a test program died without a result.
+            self.failed += 1;
+            self.failures.push(format!("{}: {status}", shown(command)));
+        }
+        if results == 0 {
+            bail!("{} ran no test", shown(command));
+        }
+        Ok(())
+    }
+
+    /// Counts one line of a test program; true if it is a result.
+    fn read(&mut self, line: &str) -> bool {
+        if let Some(skipped) = line.trim().strip_prefix("SKIPPED ") {
+            self.skipped.push(skipped.into());
+        }
+        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.into());
+        }
+        let Some(result) = line.strip_prefix("test result: ") else { return false };
+        let number = |word: &str| {
+            let at = result.find(word)?;
+            result[..at].trim_end().rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        self.passed += number("passed").unwrap_or(0);
+        self.failed += number("failed").unwrap_or(0);
+        true
+    }
+
+    fn report(mut self) -> Result<()> {
+        // A skipped test returns early, so its program counts it as passed.
+        self.passed = self.passed.saturating_sub(self.skipped.len() as u64);
+        println!();
+        for skipped in &self.skipped {
+            println!("skipped: {skipped}");
+        }
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped.len());
+        if self.failed > 0 {
+            bail!("{} checks failed", self.failed);
+        }
+        Ok(())
+    }
+}
