@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// What the program says on stderr when probes are in place.
-const CAPTURING: &str = "capturing; Ctrl-C ends it";
+pub const CAPTURING: &str = "capturing; Ctrl-C ends it";
 
 /// The built programs: `ECAPTURE_BIN`, which `cargo xtask test` sets.
 ///

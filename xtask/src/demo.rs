@@ -1,9 +1,12 @@
 //! The demo: everything real, nothing of the user's touched, over by itself.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ecapture_tests::capture::CAPTURING;
 use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::Client;
 
@@ -35,13 +38,36 @@ pub fn run() -> Result<()> {
     println!("\n== A private MariaDB, and what it is told ==");
     let server = Mariadb::start();
     let pid = server.pid().to_string();
-    let mut capture = ecapture(&["mysql", "--pid", &pid, "--duration", "6s"]).stdin(Stdio::null()).spawn()?;
-    // The capture says on stderr when it is ready; here time is plenty.
-    std::thread::sleep(Duration::from_secs(2));
-    talk(&server).context("talking to the private MariaDB")?;
+    let copy = server.dir().join("shown");
+    let outputs = ["-w", "-", "-w", copy.to_str().context("a path that is text")?];
+    let mut capture = ecapture(&["mysql", "--pid", &pid, "--duration", "5s"])
+        .args(outputs)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (ready, wait) = channel();
+    let stderr = capture.stderr.take().context("stderr")?;
+    let relay = std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            if line.contains(CAPTURING) {
+                // Nobody waits any more once the first has come.
+                let _ = ready.send(());
+            }
+        }
+    });
+    // An early end of the capture closes the channel, and shows below.
+    if wait.recv_timeout(Duration::from_secs(30)).is_ok() {
+        talk(&server).context("talking to the private MariaDB")?;
+    }
     let status = capture.wait()?;
+    let _ = relay.join();
     if !status.success() {
         bail!("the capture failed: {status}");
+    }
+    let shown = std::fs::read_to_string(&copy)?;
+    if !shown.contains("select * from orders where id = 17") {
+        bail!("the capture has not seen what the server was told");
     }
     println!("\nThe demo is over; the private server is gone.");
     Ok(())

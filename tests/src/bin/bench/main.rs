@@ -1,4 +1,5 @@
-//! The benchmarks: `cargo xtask bench [PART...]`. What is measured and why is in docs/benchmarks.md.
+//! The benchmarks: `cargo xtask bench`; this program with the name of a part runs that one. What is measured and why is in
+//! docs/benchmarks.md.
 //!
 //! Every comparison is made of rounds in which all contenders take their turn, so that what the machine does meanwhile hits
 //! them alike; a result is the median of the rounds with the range in brackets. Nothing here fails for being slow: it prints.
