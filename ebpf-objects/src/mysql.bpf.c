@@ -440,28 +440,6 @@ int mysql_error(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Return of MariaDB's _ZN11Query_cache21send_result_to_clientEP3THDPcj: 1 if the answer was in the query cache and went out,
- * as the packets that it was, past everything above. Not called while the cache is off, which is the default. */
-ECAP_INLINE int cached(struct pt_regs *ctx)
-{
-	struct command *command = current_command();
-	if (command && (__u32)ecap_result(ctx) == 1)
-		command->end.flags |= MYSQL_END_CACHED;
-	return 0;
-}
-
-SEC("uretprobe")
-int mysql_cached(struct pt_regs *ctx)
-{
-	return cached(ctx);
-}
-
-SEC("uprobe")
-int mysql_cached__exit(struct pt_regs *ctx)
-{
-	return cached(ctx);
-}
-
 /* The id that a new prepared statement gets, as the client will be told.
  * MariaDB: _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments.
  * COM_STMT_PREPARE makes its statement before anything else; other commands that pass here are not looked at.

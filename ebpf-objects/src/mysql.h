@@ -76,7 +76,6 @@ enum mysql_end_flags {
 	MYSQL_END_START_LOST = 64,  /* nothing of START got through (ring full) */
 	MYSQL_END_NO_STATUS = 128,  /* the server sent neither OK nor EOF nor error: QUIT, STMT_CLOSE, SEND_LONG_DATA, a
 				     * successful STMT_PREPARE, an answer out of the query cache */
-	MYSQL_END_CACHED = 256,     /* MariaDB's query cache gave an answer, whole: a success, with an unknown number of rows */
 };
 
 /* 104 bytes. Sums run over all results of the command (a COM_QUERY may hold several statements; CALL has several results). */

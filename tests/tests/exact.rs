@@ -177,3 +177,31 @@ fn sessions_are_told_from_hello_to_quit() {
         assert_eq!(event["db.system.name"], "mariadb");
     }
 }
+
+#[test]
+fn an_answer_out_of_the_query_cache_is_a_success() {
+    skip_if!(
+        "an_answer_out_of_the_query_cache_is_a_success",
+        needs::capture(),
+        needs::program(SERVER, "mariadb-server-core")
+    );
+    let server = Mariadb::start_with(&["--query-cache-type=1", "--query-cache-size=16M"]);
+    let (_modules, capture) = start(&server, &[]);
+    let mut client = Client::connect(&server.socket()).unwrap();
+    client.query(b"create database cache").unwrap();
+    client.query(b"create table cache.t (a int) engine=myisam").unwrap();
+    client.query(b"insert into cache.t values (1), (2)").unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.query(b"select a from cache.t").unwrap().rows, 2);
+    }
+    client.query(b"show status like 'Qcache_hits'").unwrap();
+    client.quit().unwrap();
+    let finished = capture.stop();
+    let selects: Vec<&Value> =
+        finished.named("mysql.query").filter(|e| e["db.query.text"] == "select a from cache.t").collect();
+    assert_eq!(selects.len(), 2);
+    assert!(selects.iter().all(|e| e["ecapture.outcome"] == "ok"), "{selects:?}");
+    assert_eq!(selects[0]["db.response.returned_rows"], 2);
+    // The cache sends what it has kept, past the code that counts: no number is better than a wrong one.
+    assert!(selects[1].get("db.response.returned_rows").is_none_or(|rows| *rows == 2), "{}", selects[1]);
+}

@@ -48,9 +48,9 @@ impl Outcome {
         if end.flags & end_flag::FAILED != 0 {
             return Self::Error;
         }
-        let answered = end_flag::OK | end_flag::RESULT_SET | end_flag::PREPARED | end_flag::CACHED;
+        let answered = end_flag::OK | end_flag::RESULT_SET | end_flag::PREPARED;
         // 1: "close this connection". Without an answer that is COM_QUIT, or a command that was cut off (KILL, a
-        // client that is gone). No answer and 0 is an answer by other means: COM_STATISTICS.
+        // client that is gone). No answer and 0 is an answer by other means: COM_STATISTICS, the query cache.
         if end.flags & answered == 0 && end.returned == 1 && !command.is_silent() {
             return Self::Aborted;
         }

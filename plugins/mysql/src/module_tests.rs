@@ -161,7 +161,6 @@ fn the_installed_mariadb() {
             "mysql_eof",
             "mysql_error",
             "mysql_result_set",
-            "mysql_cached",
             "mysql_statement"
         ],
         "{:?}",

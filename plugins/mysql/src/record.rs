@@ -54,8 +54,6 @@ pub mod end_flag {
     pub const START_LOST: u32 = 64;
     /// The server sent neither OK nor EOF nor error.
     pub const NO_STATUS: u32 = 128;
-    /// The query cache gave an answer: rows are not known.
-    pub const CACHED: u32 = 256;
 }
 
 /// `enum mysql_convention`.

@@ -86,7 +86,6 @@ fn values_are_those_of_the_header() {
     has("MYSQL_END_SUSPENDED", end_flag::SUSPENDED.to_string());
     has("MYSQL_END_START_LOST", end_flag::START_LOST.to_string());
     has("MYSQL_END_NO_STATUS", end_flag::NO_STATUS.to_string());
-    has("MYSQL_END_CACHED", end_flag::CACHED.to_string());
     has("MYSQL_CONVENTION_MARIADB", convention::MARIADB.to_string());
     has("MYSQL_CONVENTION_MYSQL", convention::MYSQL.to_string());
     for (name, size) in [("mysql_head", HEAD), ("mysql_start", START), ("mysql_end", END), ("mysql_error", ERROR)] {
