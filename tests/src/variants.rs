@@ -27,10 +27,11 @@ pub fn build(scratch: &Path, name: &str, changes: &[Change], rustc: &[&str]) -> 
     copy_tree(&top.join("plugin-api"), &copy.join("plugin-api"));
     copy_tree(&top.join("tests/fixtures/evil"), &copy.join("evil"));
     let workspace = read(&top.join("Cargo.toml"));
-    let members = workspace.lines().find(|l| l.starts_with("members = ")).expect("members");
+    let members = workspace.split_once("members = ").and_then(|(_, rest)| rest.split_once(']')).expect("members").0;
     let ebpf = format!("path = \"{}\"", top.join("ebpf-objects").display());
-    let workspace =
-        workspace.replace(members, "members = [\"plugin-api\", \"evil\"]").replace("path = \"ebpf-objects\"", &ebpf);
+    let workspace = workspace
+        .replace(&format!("members = {members}]"), "members = [\"plugin-api\", \"evil\"]")
+        .replace("path = \"ebpf-objects\"", &ebpf);
     write(&copy.join("Cargo.toml"), &workspace);
     write(&copy.join("Cargo.lock"), &read(&top.join("Cargo.lock")));
     for Change { file, from, to } in changes {

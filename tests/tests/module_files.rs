@@ -141,9 +141,9 @@ fn two_manifests_in_one_file() {
     }
     bytes.extend(b"ecapture\0\0\0\0x=1\n");
     std::fs::write(&note, bytes).unwrap();
-    let section = format!(".note.second={}", note.display());
+    let section = format!(".note.ecapturX={}", note.display());
     let status = Command::new("objcopy")
-        .args(["--add-section", &section, "--set-section-flags", ".note.second=alloc,readonly"])
+        .args(["--add-section", &section, "--set-section-flags", ".note.ecapturX=alloc,readonly"])
         .args([&from, &to])
         .stderr(std::process::Stdio::null())
         .status()
@@ -154,7 +154,7 @@ fn two_manifests_in_one_file() {
     refused("libecap_mysql.so", &two, "E-MANIFEST");
 }
 
-/// objcopy adds sections as PROGBITS whatever their name: the last section but the string tables becomes a NOTE.
+/// objcopy adds sections as PROGBITS whatever their name, and no second one of a name: both are mended here.
 fn retype_as_note(elf: &mut [u8]) {
     let at = |elf: &[u8], place: usize, n: usize| {
         elf[place..place + n].iter().rev().fold(0usize, |word, b| word << 8 | usize::from(*b))
@@ -164,7 +164,8 @@ fn retype_as_note(elf: &mut [u8]) {
     for section in 0..count {
         let head = table + section * 64;
         let name = names + at(elf, head, 4);
-        if elf[name..].starts_with(b".note.second\0") {
+        if elf[name..].starts_with(b".note.ecapturX\0") {
+            elf[name..name + 14].copy_from_slice(b".note.ecapture");
             elf[head + 4..head + 8].copy_from_slice(&7u32.to_le_bytes());
         }
     }
