@@ -43,7 +43,7 @@ pub fn run() {
     }
     println!("from start, ms ({ROUNDS} rounds)");
     println!("  ecapture, first breakpoint   {ours}   {:.2} x bpftrace", ours.median() / theirs.median());
-    println!("  ecapture, all 8 probes       {all}");
+    println!("  ecapture, all its probes     {all}");
     println!("  bpftrace, its one breakpoint {theirs}");
     println!("  ecapture, Ctrl-C to exit     {stop}");
 }
