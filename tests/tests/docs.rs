@@ -1,0 +1,171 @@
+//! What the documents say about the code is true: codes, exit codes, pins, links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Every file below a directory with this ending.
+fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, ending, out);
+        } else if path.extension().is_some_and(|e| e == ending) {
+            out.push(path);
+        }
+    }
+}
+
+/// Every `"E-..."` literal of the host and of what modules are made of.
+fn codes_of_the_source() -> BTreeSet<String> {
+    let mut sources = Vec::new();
+    files(&root().join("host/src"), "rs", &mut sources);
+    files(&root().join("plugin-api/src"), "rs", &mut sources);
+    let mut codes = BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(&source).unwrap();
+        for part in text.split("\"E-").skip(1) {
+            let code: String = part.chars().take_while(|c| c.is_ascii_uppercase() || *c == '-').collect();
+            codes.insert(format!("E-{}", code.trim_end_matches('-')));
+        }
+    }
+    codes
+}
+
+/// Sections of docs/refusals.md by their code.
+fn explained() -> BTreeMap<String, String> {
+    let text = read("docs/refusals.md");
+    let sections = text.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
+    sections
+        .filter(|(heading, _)| heading.starts_with("E-"))
+        .map(|(heading, body)| (heading.to_owned(), body.split("\n# ").next().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_code_is_explained_with_exit_code_and_remedy() {
+    let (codes, explained) = (codes_of_the_source(), explained());
+    assert!(codes.len() > 20, "{codes:?}");
+    let named: BTreeSet<String> = explained.keys().cloned().collect();
+    assert_eq!(codes, named, "left: codes of the source, right: headings of docs/refusals.md");
+    for (code, body) in explained {
+        let line = |start: &str| {
+            let found = body.lines().find_map(|l| l.strip_prefix(start)).map(str::trim);
+            found.unwrap_or_else(|| panic!("{code} has no line {start:?}")).to_owned()
+        };
+        let exit = line("*Exit code:*");
+        assert!(exit.starts_with(['1', '2', '3', '4']), "{code}: exit code {exit:?}");
+        assert!(!line("*Do:*").is_empty(), "{code} has no remedy");
+    }
+}
+
+#[test]
+fn exit_codes_are_said_alike_everywhere() {
+    let said = "0 done, 1 failed, 2 usage, 3 module refused, 4 no privilege or kernel support";
+    for document in ["README.md", "tests/listings/command-line.txt"] {
+        assert!(read(document).contains(&format!("xit codes: {said}")), "{document}");
+    }
+    let source = read("host/src/failure.rs");
+    for (name, number) in [("Done", 0), ("Failed", 1), ("Usage", 2), ("Refused", 3), ("Privilege", 4)] {
+        assert!(source.contains(&format!("{name} = {number},")), "{name} is not {number}");
+    }
+}
+
+/// Key and version of each `name = "=x.y.z"` or `name = { version = "=x.y.z" ...`.
+fn pins(manifest: &str) -> BTreeSet<(String, String)> {
+    let pinned = manifest.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(" = ")?;
+        let (_, version) = rest.split_once("\"=")?;
+        Some((name.to_owned(), version.split('"').next()?.to_owned()))
+    });
+    pinned.collect()
+}
+
+#[test]
+fn every_pin_is_a_decision() {
+    let pins = pins(&read("Cargo.toml"));
+    assert_eq!(pins.len(), 3, "{pins:?}");
+    let decision = read("docs/decisions/002-pins.md");
+    for (name, version) in pins {
+        assert!(decision.contains(&format!("`{name} = {version}`")), "{name} {version}");
+    }
+}
+
+#[test]
+fn every_decision_has_its_four_parts() {
+    let mut decisions = Vec::new();
+    files(&root().join("docs/decisions"), "md", &mut decisions);
+    decisions.sort();
+    assert!(decisions.len() >= 11, "{decisions:?}");
+    for (number, decision) in (1..).zip(decisions) {
+        let name = decision.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("{number:03}-")), "{name} is not number {number}");
+        let text = std::fs::read_to_string(&decision).unwrap();
+        assert!(text.starts_with(&format!("# {number:03} ")), "{name}");
+        let mut rest = text.as_str();
+        for part in ["**Context.**", "**Decision.**", "**Turned down.**", "**Consequences.**"] {
+            let at = rest.find(part).unwrap_or_else(|| panic!("{name} has no {part} (in this order)"));
+            rest = &rest[at..];
+        }
+    }
+}
+
+/// Numbers of a session's end, as the host's source names them.
+fn totals() -> Vec<String> {
+    let source = read("host/src/event/summary.rs");
+    let list = source.split("\ntotals! {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("totals!");
+    list.lines()
+        .filter_map(|l| l.trim().strip_suffix(','))
+        .filter(|l| !l.starts_with("///"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_number_of_a_session_is_explained() {
+    let totals = totals();
+    assert!(totals.len() > 15 && totals.contains(&"produced".into()), "{totals:?}");
+    for document in ["docs/events.md", "docs/architecture.md"] {
+        let text = read(document);
+        for total in &totals {
+            assert!(text.contains(&format!("`{total}`")), "{document} does not explain {total}");
+        }
+    }
+}
+
+#[test]
+fn every_folder_of_the_host_is_on_the_map() {
+    let map = read("docs/architecture.md");
+    for entry in std::fs::read_dir(root().join("host/src")).unwrap().flatten() {
+        if entry.path().is_dir() {
+            let folder = format!("host/src/{}", entry.file_name().to_string_lossy());
+            assert!(map.contains(&format!("`{folder}`")), "docs/architecture.md does not name {folder}");
+        }
+    }
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    files(&root().join("docs"), "md", &mut documents);
+    let mut followed = 0;
+    for document in documents {
+        let folder = document.parent().unwrap().to_owned();
+        let text = std::fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !target.contains("://") && !target.starts_with('#') {
+                let path = folder.join(target.split('#').next().unwrap_or(target));
+                assert!(path.exists(), "{}: {target}", document.display());
+                followed += 1;
+            }
+        }
+    }
+    assert!(followed > 8, "{followed} links");
+}
