@@ -52,10 +52,13 @@ fn a_module_that_behaves_sees_every_number_and_its_constructor_got_nowhere() {
         needs::capture(),
         needs::program("/usr/bin/gcc", "gcc")
     );
+    let mark = Path::new("/tmp/ecapture-fixture-evil-was-here");
+    // Left by somebody who loaded the fixture without walls.
+    let _ = std::fs::remove_file(mark);
     let finished = Setting::new().capture("good", "100", "0");
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     assert_eq!(numbers(&finished), (0..100).collect::<Vec<_>>());
-    assert!(!Path::new("/tmp/ecapture-fixture-evil-was-here").exists());
+    assert!(!mark.exists());
 }
 
 #[test]
