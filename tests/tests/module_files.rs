@@ -1,11 +1,13 @@
 //! Module files that are not what they should be. Each is refused with its code; the others go on; nothing of it runs.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use ecapture_tests::capture::{Modules, bin_dir};
 use ecapture_tests::workload::Numbers;
 use ecapture_tests::{needs, skip_if};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
 /// The bytes of a good module.
@@ -34,27 +36,37 @@ fn list(modules: &Modules) -> Vec<Value> {
     all.as_array().or_else(|| all["modules"].as_array()).expect("a list").clone()
 }
 
-/// The code with which a directory that holds only this file refuses it; `None` if it does not.
-fn code_of(file: &str, bytes: &[u8]) -> Option<String> {
-    let modules = Modules::empty();
-    std::fs::write(modules.path().join(file), bytes).unwrap();
-    let all = list(&modules);
+/// What the list says of the only file of a directory.
+fn listed(modules: &Modules) -> Value {
+    let mut all = list(modules);
     assert_eq!(all.len(), 1, "{all:?}");
-    let code = all[0]["refusal"]["code"].as_str().map(str::to_owned);
-    assert_eq!(all[0]["status"], if code.is_some() { "refused" } else { "ok" });
-    if let Some(code) = &code {
-        // Named as a command, it ends the program with the same code and exit status 3.
-        let word = file.trim_start_matches("libecap_").trim_end_matches(".so");
-        let named = modules.run(&[word]);
-        let said = String::from_utf8_lossy(&named.stderr).into_owned();
-        assert_eq!(named.status.code(), Some(3), "{said}");
-        assert!(said.contains(code), "{said}");
-    }
-    code
+    all.remove(0)
 }
 
-fn refused(file: &str, bytes: &[u8], code: &str) {
-    assert_eq!(code_of(file, bytes).as_deref(), Some(code), "{file}, {} bytes", bytes.len());
+/// Alone in a directory, the file is refused with this code and these words; named as a command, it ends the program
+/// with the same code and exit status 3.
+fn refused(file: &str, bytes: &[u8], code: &str, words: &str) {
+    let modules = Modules::empty();
+    std::fs::write(modules.path().join(file), bytes).unwrap();
+    refused_in(&modules, file, code, words);
+}
+
+/// The same of a file that is there already.
+fn refused_in(modules: &Modules, file: &str, code: &str, words: &str) {
+    let one = listed(modules);
+    let place = format!("{file}, {code} {words:?}: {one}");
+    assert_eq!(one["status"], "refused", "{place}");
+    assert_eq!(one["refusal"]["code"], code, "{place}");
+    assert!(one["refusal"]["message"].as_str().is_some_and(|m| m.contains(words)), "{place}");
+    assert!(one["refusal"]["remedy"].as_str().is_some_and(|r| !r.is_empty()), "{place}");
+    let word = file.trim_start_matches("libecap_").trim_end_matches(".so");
+    let named = modules.run(&[word]);
+    let said = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert_eq!(named.status.code(), Some(3), "{place}: {said}");
+    assert!(said.contains(code) && said.contains(words), "{place}: {said}");
+    // It is no command then.
+    let help = String::from_utf8_lossy(&modules.run(&["--help"]).stdout).into_owned();
+    assert!(!help.lines().any(|line| line.trim_start().starts_with(&format!("{word} "))), "{place}: {help}");
 }
 
 #[test]
@@ -72,15 +84,19 @@ fn no_directory_and_an_empty_one_are_no_errors() {
 
 #[test]
 fn files_that_are_no_libraries() {
-    refused("libecap_mysql.so", b"", "E-ELF");
-    refused("libecap_mysql.so", b"#!/bin/sh\necho hello\n", "E-ELF");
+    refused("libecap_mysql.so", b"", "E-ELF", "is empty");
+    refused("libecap_mysql.so", b"#!/bin/sh\n", "E-ELF", "has only 10 bytes");
+    refused("libecap_mysql.so", &b"#!/bin/sh\necho hello\n".repeat(100), "E-ELF", "not an ELF file");
     let bytes = good();
     for part in [1, 63, 64, 65, 200, 4096, bytes.len() / 2, bytes.len() - 1] {
-        refused("libecap_mysql.so", &bytes[..part], "E-ELF");
+        refused("libecap_mysql.so", &bytes[..part], "E-ELF", "");
     }
-    // A library, but no module.
-    let libc = std::fs::read("/lib/x86_64-linux-gnu/libm.so.6").unwrap();
-    refused("libecap_mysql.so", &libc, "E-MANIFEST");
+    // A library, but no module; a program, but no library.
+    let libm = std::fs::read("/lib/x86_64-linux-gnu/libm.so.6").unwrap();
+    refused("libecap_mysql.so", &libm, "E-MANIFEST", "no manifest");
+    let mut program = good();
+    program[16] = 2; // e_type: executable
+    refused("libecap_mysql.so", &program, "E-ELF", "is an executable");
 }
 
 #[test]
@@ -108,72 +124,109 @@ fn flipped_bits_are_survived() {
 fn other_machines() {
     let mut bytes = good();
     bytes[18] = 183; // e_machine: aarch64
-    refused("libecap_mysql.so", &bytes, "E-ARCH");
+    refused("libecap_mysql.so", &bytes, "E-ARCH", "aarch64");
+    bytes = good();
+    bytes[4] = 1; // 32 bits
+    refused("libecap_mysql.so", &bytes, "E-ARCH", "32-bit library");
+    bytes = good();
+    bytes[5] = 2; // big endian: the numbers behind it are to be read so as well
+    bytes[16..20].copy_from_slice(&[0, 3, 0, 22]);
+    refused("libecap_mysql.so", &bytes, "E-ARCH", "big-endian library for s390x");
 }
 
 #[test]
 fn notes_and_manifests_that_are_wrong() {
-    let with = |from: &str, to: &str| replaced(good(), from, to);
+    let refused_with = |changes: &[(&str, &str)], code: &str, words: &str| {
+        let bytes = changes.iter().fold(good(), |bytes, (from, to)| replaced(bytes, from, to));
+        refused("libecap_mysql.so", &bytes, code, words);
+    };
     // The owner's name of the notes: without it, there is none.
-    refused("libecap_mysql.so", &with("ecapture\0\0\0\0# What", "ecaptuer\0\0\0\0# What"), "E-MANIFEST");
-    refused("libecap_mysql.so", &with("schema = 1\n", "schemb = 1\n"), "E-MANIFEST");
-    refused("libecap_mysql.so", &with("schema = 1\n", "schema = 9\n"), "E-MANIFEST");
-    refused("libecap_mysql.so", &with("kind = \"executable\"", "kind = \"executeble\""), "E-MANIFEST");
-    // Reserved words: a command of the host, a short flag of the host.
-    refused("libecap_mysql.so", &with("aliases = [\"mysqld\"]", "aliases = [\"config\"]"), "E-MANIFEST");
-    refused("libecap_mysql.so", &with("short = \"m\"", "short = \"p\""), "E-MANIFEST");
-    refused("libecap_mysql.so", &with("api = \"1.0\"", "api = \"2.0\""), "E-API-MAJOR");
-    refused("libecap_mysql.so", &with("api = \"1.0\"", "api = \"1.9\""), "E-API-NEWER");
-    refused("libecap_mysql.so", &with("min = \"5.15\"", "min = \"9.99\""), "E-KERNEL");
-    refused("libecap_mysql.so", &with("panic=unwind", "panic=abort\n"), "E-PANIC");
-    refused("libecap_mysql.so", &with("map_memory = \"64MiB\"", "map_memory = \"64KiB\""), "E-BPF");
+    refused_with(&[("ecapture\0\0\0\0# What", "ecaptuer\0\0\0\0# What")], "E-MANIFEST", "no manifest");
+    refused_with(&[("ecapture\0\0\0\0panic", "ecaptuer\0\0\0\0panic")], "E-MANIFEST", "no build facts");
+    refused_with(&[("schema = 1\n", "schemb = 1\n")], "E-MANIFEST", "schema: missing");
+    refused_with(&[("schema = 1\n", "schema = 9\n")], "E-MANIFEST", "line 3: schema: 9 is not a schema");
+    refused_with(&[("schema = 1\n", "schema = [\n")], "E-MANIFEST", "not TOML");
+    refused_with(&[("schema = 1\n", "schema =é\n")], "E-MANIFEST", "line 3: not TOML");
+    refused_with(
+        &[("kind = \"executable\"", "kind = \"executeble\"")],
+        "E-MANIFEST",
+        "line 21: target[0].kind: \"executeble\" is not one of",
+    );
+    refused_with(&[("title = \"Sta", "titel = \"Sta")], "E-MANIFEST", "module.titel: unknown key; did you mean");
+    // Reserved words: commands of the host, a short and a long flag of the host.
+    refused_with(&[("aliases = [\"mysqld\"]", "aliases = [\"config\"]")], "E-MANIFEST", "\"config\" is reserved");
+    let command = ("\"mysql\"\naliases = [\"mysqld\"]", "\"module\"\naliases = [\"mysqd\"]");
+    refused_with(&[command], "E-MANIFEST", "module.command: \"module\" is reserved");
+    refused_with(&[("short = \"m\"", "short = \"p\"")], "E-MANIFEST", "-p is a flag of the host");
+    let flag = [("option = \"mysqld\"", "option = \"output\""), ("name = \"mysqld\"", "name = \"output\"")];
+    refused_with(&flag, "E-MANIFEST", "--output is a flag of the host");
+    refused_with(&[("api = \"1.0\"", "api = \"2.0\"")], "E-API-MAJOR", "needs module API 2.0, this host has 1.0");
+    refused_with(&[("api = \"1.0\"", "api = \"1.9\"")], "E-API-NEWER", "needs module API 1.9, this host has 1.0");
+    refused_with(&[("min = \"5.15\"", "min = \"9.99\"")], "E-KERNEL", "needs Linux 9.99");
+    refused_with(&[("arch = [\"x86_64\"]", "arch = [\"s390xx\"]")], "E-MANIFEST", "s390xx");
+    refused_with(&[("panic=unwind", "panic=abort\n")], "E-PANIC", "\"abort\"");
+    refused_with(&[("map_memory = \"64MiB\"", "map_memory = \"64KiB\"")], "E-BPF", "map_memory allows 65536");
+    refused_with(&[(".ecapture.bpf.mysql", ".ecapture.bpf.nosql")], "E-BPF", "no section .ecapture.bpf.mysql");
 }
 
 #[test]
 fn two_manifests_in_one_file() {
-    skip_if!("two_manifests_in_one_file", needs::program("/usr/bin/objcopy", "binutils"));
-    let dir = tempfile::tempdir().unwrap();
-    let (from, note, to) = (dir.path().join("a"), dir.path().join("note"), dir.path().join("b"));
-    std::fs::write(&from, good()).unwrap();
-    let mut bytes = Vec::new();
-    for word in [9u32, 4, 0xec01] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend(b"ecapture\0\0\0\0x=1\n");
-    std::fs::write(&note, bytes).unwrap();
-    let section = format!(".note.ecapturX={}", note.display());
-    let status = Command::new("objcopy")
-        .args(["--add-section", &section, "--set-section-flags", ".note.ecapturX=alloc,readonly"])
-        .args([&from, &to])
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let mut two = std::fs::read(&to).unwrap();
-    retype_as_note(&mut two);
-    refused("libecap_mysql.so", &two, "E-MANIFEST");
+    let note = |kind: u32, text: &str| {
+        let mut bytes = Vec::new();
+        for word in [9, u32::try_from(text.len()).unwrap(), kind] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(b"ecapture\0\0\0\0");
+        bytes.extend(text.as_bytes());
+        bytes
+    };
+    let twice = with_section(good(), ".note.ecapture", &note(0xec01, "schema=1"));
+    refused("libecap_mysql.so", &twice, "E-MANIFEST", "more than one manifest");
+    let twice = with_section(good(), ".note.ecapture", &note(0xec02, "a=b\nc=de"));
+    refused("libecap_mysql.so", &twice, "E-MANIFEST", "more than one note of build facts");
+    let twice = with_section(good(), ".ecapture.bpf.mysql", b"12345678");
+    refused("libecap_mysql.so", &twice, "E-ELF", "is there twice");
+    // What makes these be refused is what was added, not that something was.
+    let modules = Modules::empty();
+    let later = with_section(good(), ".note.ecapture", &note(0xec77, "of a later host."));
+    std::fs::write(modules.path().join("libecap_mysql.so"), later).unwrap();
+    assert_eq!(listed(&modules)["status"], "ok");
 }
 
-/// objcopy adds sections as PROGBITS whatever their name, and no second one of a name: both are mended here.
-fn retype_as_note(elf: &mut [u8]) {
-    let at = |elf: &[u8], place: usize, n: usize| {
-        elf[place..place + n].iter().rev().fold(0usize, |word, b| word << 8 | usize::from(*b))
-    };
-    let (table, count, names) = (at(elf, 0x28, 8), at(elf, 0x3c, 2), at(elf, 0x3e, 2));
-    let names = at(elf, table + names * 64 + 0x18, 8);
-    for section in 0..count {
-        let head = table + section * 64;
-        let name = names + at(elf, head, 4);
-        if elf[name..].starts_with(b".note.ecapturX\0") {
-            elf[name..name + 14].copy_from_slice(b".note.ecapture");
-            elf[head + 4..head + 8].copy_from_slice(&7u32.to_le_bytes());
-        }
-    }
+/// A little-endian number of `n` bytes.
+fn number(elf: &[u8], place: usize, n: usize) -> usize {
+    elf[place..place + n].iter().rev().fold(0, |word, byte| word << 8 | usize::from(*byte))
+}
+
+/// The file with one more section of this name, which it has already: the table of sections moves to the end, and the
+/// new one's bytes behind it.
+fn with_section(mut elf: Vec<u8>, name: &str, bytes: &[u8]) -> Vec<u8> {
+    let (table, count, names) = (number(&elf, 0x28, 8), number(&elf, 0x3c, 2), number(&elf, 0x3e, 2));
+    let mut heads = elf[table..table + count * 64].to_vec();
+    let names = number(&heads, names * 64 + 0x18, 8);
+    let like = heads
+        .chunks(64)
+        .find(|head| elf[names + number(head, 0, 4)..].starts_with(format!("{name}\0").as_bytes()))
+        .unwrap_or_else(|| panic!("no section {name}"));
+    let mut head = like.to_vec();
+    elf.resize(elf.len().next_multiple_of(8), 0);
+    let new_table = elf.len();
+    let place = new_table + (count + 1) * 64;
+    // Not in memory: no flags, no address.
+    head[0x08..0x18].fill(0);
+    head[0x18..0x20].copy_from_slice(&(place as u64).to_le_bytes());
+    head[0x20..0x28].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    heads.extend(head);
+    elf.extend(heads);
+    elf.extend(bytes);
+    elf[0x28..0x30].copy_from_slice(&(new_table as u64).to_le_bytes());
+    elf[0x3c..0x3e].copy_from_slice(&u16::try_from(count + 1).unwrap().to_le_bytes());
+    elf
 }
 
 #[test]
 fn names_that_do_not_fit() {
-    refused("libecap_other.so", &good(), "E-NAME");
+    refused("libecap_other.so", &good(), "E-NAME", "the file is called libecap_other.so");
     let modules = Modules::with(&["mysql"]);
     let twin = replaced(good(), "name = \"mysql\"", "name = \"mysq2\"");
     std::fs::write(modules.path().join("libecap_mysq2.so"), twin).unwrap();
@@ -185,37 +238,101 @@ fn names_that_do_not_fit() {
 }
 
 #[test]
-fn what_is_no_file_or_nobody_vouches_for() {
-    let modules = Modules::with(&["mysql"]);
-    symlink("/nowhere/at/all", modules.path().join("libecap_dangling.so")).unwrap();
-    std::fs::create_dir(modules.path().join("libecap_directory.so")).unwrap();
-    let all = list(&modules);
-    assert_eq!(all.len(), 3, "{all:?}");
-    assert_eq!(all.iter().filter(|m| m["status"] == "refused").count(), 2, "{all:?}");
-    assert_eq!(modules.run(&["dangling"]).status.code(), Some(3));
+fn what_is_no_file() {
+    // (how it is made, what the refusal says)
+    type Make = fn(&Path);
+    let cases: [(Make, &str); 5] = [
+        (|path| symlink("/nowhere/at/all", path).unwrap(), "/nowhere/at/all, which is not there"),
+        (|path| symlink(path, path).unwrap(), "which is not there"),
+        (|path| symlink("/dev/zero", path).unwrap(), "a device"),
+        (|path| std::fs::create_dir(path).unwrap(), "a directory"),
+        // Nobody writes to it: opening it to read would wait for ever.
+        (|path| mknodat(CWD, path, FileType::Fifo, Mode::from(0o644), 0).unwrap(), "a named pipe"),
+    ];
+    for (make, words) in cases {
+        let modules = Modules::empty();
+        make(&modules.path().join("libecap_odd.so"));
+        refused_in(&modules, "libecap_odd.so", "E-ELF", words);
+        // It does not stand in the way of others.
+        modules.install("mysql");
+        let all = list(&modules);
+        assert_eq!(all.iter().filter(|m| m["status"] == "ok").count(), 1, "{all:?}");
+    }
+}
 
-    // In a directory that only root can write, a file that everybody can write; without --allow-untrusted.
-    skip_if!(
-        "what_is_no_file_or_nobody_vouches_for",
-        (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned())
-    );
+#[test]
+fn what_nobody_vouches_for() {
+    skip_if!("what_nobody_vouches_for", (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()));
+    // A directory that only root can change, all the way up.
     let dir = tempfile::Builder::new().prefix("ecapture-trust-").tempdir_in("/root").unwrap();
-    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let file = dir.path().join("libecap_mysql.so");
     std::fs::write(&file, good()).unwrap();
-    for (mode, status) in [(0o644, "ok"), (0o666, "refused")] {
-        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
-        let output = Command::new(bin_dir().join("ecapture"))
-            .args(["--modules-dir", dir.path().to_str().unwrap(), "--list-modules", "--json"])
-            .output()
-            .unwrap();
-        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let one = all.as_array().map_or(&all["modules"][0], |a| &a[0]);
-        assert_eq!(one["status"], status, "mode {mode:o}: {one}");
-        if status == "refused" {
-            assert_eq!(one["refusal"]["code"], "E-TRUST", "{one}");
+    let set = |path: &Path, owner: u32, mode: u32| {
+        chown(path, Some(owner), Some(owner)).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let run = |args: &[&str]| {
+        Command::new(bin_dir().join("ecapture")).arg("--modules-dir").arg(dir.path()).args(args).output().unwrap()
+    };
+    // (owner and mode of the directory, of the file, what is wrong)
+    for (directory, module, wrong) in [
+        ((0, 0o755), (0, 0o644), None),
+        ((0, 0o755), (0, 0o666), Some("writable by everybody")),
+        ((0, 0o755), (0, 0o664), Some("writable by its group")),
+        ((0, 0o755), (65534, 0o644), Some("owned by uid 65534")),
+        ((0, 0o1777), (0, 0o644), Some("writable by everybody")),
+        ((65534, 0o755), (0, 0o644), Some("owned by uid 65534")),
+    ] {
+        set(dir.path(), directory.0, directory.1);
+        set(&file, module.0, module.1);
+        let all: Value = serde_json::from_slice(&run(&["--list-modules", "--json"]).stdout).unwrap();
+        let (one, place) = (&all[0], format!("directory {directory:?}, file {module:?}"));
+        let named = run(&["mysql", "--mysqld", "/nowhere/at/all"]);
+        let said = String::from_utf8_lossy(&named.stderr).into_owned();
+        match wrong {
+            None => {
+                assert_eq!((&one["status"], &one["trust"]), (&"ok".into(), &"owner".into()), "{place}: {one}");
+                assert!(said.contains("E-TARGET"), "{place}: {said}");
+            }
+            Some(wrong) => {
+                assert_eq!((&one["status"], &one["trust"]), (&"refused".into(), &"tainted".into()), "{place}: {one}");
+                assert_eq!(one["refusal"]["code"], "E-TRUST", "{place}: {one}");
+                assert!(one["refusal"]["message"].as_str().unwrap().contains(wrong), "{place}: {one}");
+                assert_eq!(named.status.code(), Some(3), "{place}: {said}");
+                assert!(said.contains("E-TRUST") && said.contains(wrong), "{place}: {said}");
+            }
         }
     }
+    // A link to a file that is in order: who can change it was not judged.
+    set(dir.path(), 0, 0o755);
+    set(&file, 0, 0o644);
+    let link = dir.path().join("libecap_link.so");
+    symlink(&file, &link).unwrap();
+    let all: Value = serde_json::from_slice(&run(&["--list-modules", "--json"]).stdout).unwrap();
+    assert_eq!((&all[0]["refusal"]["code"], &all[1]["status"]), (&"E-TRUST".into(), &"ok".into()), "{all}");
+}
+
+#[test]
+fn what_a_file_says_cannot_write_to_the_terminal() {
+    let modules = Modules::empty();
+    let title = "title = \"Statements of MariaDB";
+    let hostile = replaced(good(), title, "title = \"\\u001bX\\u0007\\u202eDB");
+    std::fs::write(modules.path().join("libecap_mysql.so"), &hostile).unwrap();
+    std::fs::write(modules.path().join("libecap_\x1b[31m\n.so"), b"text").unwrap();
+    for args in [
+        &["--list-modules"][..],
+        &["--list-modules", "--json"],
+        &["--help"],
+        &["mysql", "--help"],
+        &["module", "info", "mysql"],
+        &["module", "info", "mysql", "--json"],
+        &["\x1b[31m"],
+    ] {
+        let output = modules.run(args);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!said.contains(&0x1b) && !said.contains(&7), "{args:?}: {:?}", String::from_utf8_lossy(&said));
+    }
+    assert_eq!(list(&modules).len(), 2);
 }
 
 #[test]
@@ -249,6 +366,10 @@ fn listing_maps_no_module() {
     assert!(
         trace.lines().any(|l| l.contains("open") && l.contains("libecap_mysql.so")),
         "the module was not even opened"
+    );
+    assert!(
+        trace.lines().any(|l| l.contains("mmap(") && l.contains("libc.so")),
+        "the trace shows no mappings of files"
     );
     let mapped: Vec<&str> = trace.lines().filter(|l| l.contains("mmap(") && l.contains("libecap_")).collect();
     assert!(mapped.is_empty(), "{mapped:?}");
