@@ -82,6 +82,8 @@ pub enum FromWorker {
     Ready,
     /// Still alive; said once a second.
     Beat,
+    /// Every record is decoded and handed over; what the decoder still holds back comes next.
+    Drained,
     /// Everything is drained and handed over; only after this is exit 0 a success.
     Done,
 }

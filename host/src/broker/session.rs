@@ -107,6 +107,10 @@ struct Session<'a> {
     phase: Phase,
     heard: Instant,
     hung: bool,
+    /// The worker has decoded every record; only its decoder's end is missing.
+    drained: bool,
+    /// It never came to that end.
+    unfinished: bool,
     warned_lost: u64,
     disabled: bool,
     nobody_listens: bool,
@@ -149,6 +153,8 @@ impl<'a> Session<'a> {
             phase: Phase::Capturing,
             heard: Instant::now(),
             hung: false,
+            drained: false,
+            unfinished: false,
             warned_lost: 0,
             disabled: false,
             nobody_listens: false,
@@ -320,9 +326,13 @@ impl<'a> Session<'a> {
     }
 
     async fn worker_says(&mut self, message: Option<FromWorker>) {
-        self.heard = Instant::now();
+        // A line of the log is the module's own word: a decoder in an endless loop that writes some hangs all the same.
+        if !matches!(message, Some(FromWorker::Log(..))) {
+            self.heard = Instant::now();
+        }
         let name = &self.module.manifest.module.name;
         match message {
+            Some(FromWorker::Drained) if self.phase == Phase::Draining => self.drained = true,
             Some(FromWorker::Done) if self.phase == Phase::Draining => {
                 if let Worker::Running(worker) = &mut self.worker {
                     let _ = worker.ended(Duration::from_secs(2)).await;
@@ -363,6 +373,13 @@ impl<'a> Session<'a> {
     /// There is no worker: another one, or the end of the module.
     async fn after_death(&mut self, how: &str, suspect: Option<Suspect>) {
         let name = &self.module.manifest.module.name;
+        if self.drained {
+            // Another worker would find no record, and fail as this one did.
+            tracing::error!("{name}: the worker {how} at the end of its decoder, after the last record");
+            self.unfinished = true;
+            self.close();
+            return;
+        }
         match self.restarts.died(Instant::now(), suspect) {
             Verdict::Restart(pause) => {
                 tracing::warn!("{name}: the worker {how}; starting it again (probes stay attached)");
@@ -456,6 +473,11 @@ impl<'a> Session<'a> {
         }
         if self.disabled {
             return Err(Failure::new("E-MODULE", format!("the module {} was disabled before the end", self.name())));
+        }
+        if self.unfinished {
+            let text =
+                format!("the decoder of {} did not come to its end: what it still held back is lost", self.name());
+            return Err(Failure::new("E-MODULE", text));
         }
         if sink_lost > 0 {
             return Err(Failure::new("E-OUTPUT", format!("{sink_lost} events could not be written")));

@@ -172,6 +172,7 @@ impl Pump<'_> {
 
     /// Nothing will come any more: what the decoder still holds goes out.
     fn finish(&mut self) -> Result<(), Failed> {
+        Control::say(&FromWorker::Drained);
         self.publisher.begin_tick(self.position, monotonic_ns());
         let result = self.decoder.decoder.finish(&mut abi::sink_mut(&mut self.publisher));
         // Every record has been decoded: starting again would lose what was emitted here and mend nothing.
