@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::target::Program;
@@ -74,12 +74,18 @@ fn before_the_capture_every_failure_refuses_the_module() {
         ("refuse", "E-CONFIG", 2, "behaviour"),
         ("configure:segv", "E-MODULE", 3, "SIGSEGV"),
         ("configure:exit", "E-MODULE", 3, "ended with code 0"),
+        ("configure:abort", "E-MODULE", 3, "SIGABRT"),
+        ("configure:memory", "E-MODULE", 3, "SIGABRT"),
         ("detect:panic", "E-DETECT", 1, "as asked for"),
         ("detect:segv", "E-MODULE", 3, "SIGSEGV"),
+        ("detect:exit", "E-MODULE", 3, "ended with code 0"),
         ("detect:abort", "E-MODULE", 3, "SIGABRT"),
         ("detect:memory", "E-MODULE", 3, "SIGABRT"),
         ("decoder:panic", "E-MODULE", 3, "as asked for"),
         ("decoder:segv", "E-MODULE", 3, "SIGSEGV"),
+        ("decoder:exit", "E-MODULE", 3, "ended with code 0"),
+        ("decoder:abort", "E-MODULE", 3, "SIGABRT"),
+        ("decoder:memory", "E-MODULE", 3, "SIGABRT"),
         ("object", "E-PLAN", 3, "nothing"),
         ("program", "E-PLAN", 3, "nothing"),
         ("layout", "E-PLAN", 3, "layout row"),
@@ -96,10 +102,23 @@ fn before_the_capture_every_failure_refuses_the_module() {
 #[test]
 fn a_module_that_never_answers_is_stopped() {
     skip_if!("a_module_that_never_answers_is_stopped", needs::capture(), needs::program("/usr/bin/gcc", "gcc"));
-    let output = Setting::new().refused("detect:loop");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("E-MODULE") && said.contains("did not answer"), "{said}");
+    let setting = Setting::new();
+    // Side by side: each is waited for as long as a slow machine may need.
+    std::thread::scope(|scope| {
+        for (behaviour, words) in [
+            ("configure:loop", "did not answer within"),
+            ("detect:loop", "did not answer within"),
+            ("decoder:loop", "was not ready within"),
+        ] {
+            let setting = &setting;
+            scope.spawn(move || {
+                let output = setting.refused(behaviour);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(3), "{behaviour}: {said}");
+                assert!(said.contains("E-MODULE") && said.contains(words), "{behaviour}: {said}");
+            });
+        }
+    });
 }
 
 #[test]
@@ -134,16 +153,78 @@ fn a_decoder_that_hangs_is_killed_and_its_record_skipped() {
         needs::capture(),
         needs::program("/usr/bin/gcc", "gcc")
     );
-    let setting = Setting::new();
+    // What it writes to the log meanwhile is no sign of life.
+    std::thread::scope(|scope| {
+        for behaviour in ["decode:loop", "decode:talk"] {
+            scope.spawn(move || {
+                let setting = Setting::new();
+                let target = setting.target.text();
+                let mut capture = Capture::start(&setting.modules, &Setting::args(&target, behaviour));
+                setting.target.run(&["40", "0"]);
+                let patience = Duration::from_secs(50);
+                capture.wait_for("the numbers behind the one that hangs", patience, |e| e["ecapture.number"] == 39);
+                let finished = capture.stop();
+                assert_eq!(finished.code, Some(0), "{behaviour}: {}", finished.said);
+                assert!(finished.said.contains("hung"), "{behaviour}: {}", finished.said);
+                assert_eq!(numbers(&finished), (0..40).filter(|n| *n != 13).collect::<Vec<_>>(), "{behaviour}");
+                assert_eq!(totals(&finished)["undecodable"], 1, "{behaviour}");
+            });
+        }
+    });
+}
+
+/// The decoder is at its end after the last record: another worker could only fail as this one did.
+fn no_second_try(setting: &Setting, behaviour: &str, how: &str, patience: Duration) {
     let target = setting.target.text();
-    let mut capture = Capture::start(&setting.modules, &Setting::args(&target, "decode:loop"));
-    setting.target.run(&["40", "0"]);
-    capture.wait_for("the numbers behind the one that hangs", Duration::from_secs(50), |e| e["ecapture.number"] == 39);
+    let mut capture = Capture::start(&setting.modules, &Setting::args(&target, behaviour));
+    setting.target.run(&["50", "0"]);
+    capture.wait_for("the last number", Duration::from_secs(20), |e| e["ecapture.number"] == 49);
+    let stopped = Instant::now();
     let finished = capture.stop();
-    assert_eq!(finished.code, Some(0), "{}", finished.said);
-    assert!(finished.said.contains("hung"), "{}", finished.said);
-    assert_eq!(numbers(&finished), (0..40).filter(|n| *n != 13).collect::<Vec<_>>());
-    assert_eq!(totals(&finished)["undecodable"], 1);
+    let took = stopped.elapsed();
+    assert_eq!(finished.code, Some(1), "{behaviour}: {}", finished.said);
+    for words in ["E-MODULE", "did not come to its end", how] {
+        assert!(finished.said.contains(words), "{behaviour}: no {words:?} in: {}", finished.said);
+    }
+    assert_eq!(numbers(&finished), (0..50).collect::<Vec<_>>(), "{behaviour}: {}", finished.said);
+    let totals = totals(&finished);
+    assert_eq!((&totals["seen"], &totals["restarts"]), (&50.into(), &0.into()), "{behaviour}: {totals}");
+    assert!(took < patience, "{behaviour}: the end took {took:?}");
+}
+
+#[test]
+fn a_decoder_that_dies_at_its_end_is_not_started_again() {
+    skip_if!(
+        "a_decoder_that_dies_at_its_end_is_not_started_again",
+        needs::capture(),
+        needs::program("/usr/bin/gcc", "gcc")
+    );
+    let setting = Setting::new();
+    for (behaviour, how) in [
+        ("finish:segv", "SIGSEGV"),
+        ("finish:abort", "SIGABRT"),
+        ("finish:exit", "ended with code 0"),
+        ("finish:memory", "SIGABRT"),
+        ("drop:segv", "SIGSEGV"),
+        ("drop:exit", "ended with code 0"),
+    ] {
+        no_second_try(&setting, behaviour, how, Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_decoder_that_hangs_at_its_end_is_stopped_once() {
+    skip_if!(
+        "a_decoder_that_hangs_at_its_end_is_stopped_once",
+        needs::capture(),
+        needs::program("/usr/bin/gcc", "gcc")
+    );
+    // Each with a target of its own: side by side they would see each other's numbers.
+    std::thread::scope(|scope| {
+        for behaviour in ["finish:loop", "drop:loop"] {
+            scope.spawn(move || no_second_try(&Setting::new(), behaviour, "hung", Duration::from_secs(30)));
+        }
+    });
 }
 
 #[test]
@@ -154,7 +235,7 @@ fn a_decoder_that_fails_outside_of_records_fails_only_there() {
         needs::program("/usr/bin/gcc", "gcc")
     );
     let setting = Setting::new();
-    for behaviour in ["tick:panic", "drop:panic", "drop:segv", "finish:panic"] {
+    for behaviour in ["tick:panic", "drop:panic", "finish:panic"] {
         let finished = setting.capture(behaviour, "50", "1000");
         assert_eq!(numbers(&finished), (0..50).collect::<Vec<_>>(), "{behaviour}: {}", finished.said);
     }
