@@ -4,9 +4,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Output;
 
-use ecapture_tests::capture::Modules;
+use ecapture_tests::capture::{Modules, bin_dir};
 use ecapture_tests::mariadb::SERVER;
 use ecapture_tests::{needs, skip_if};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
 fn said(output: &Output) -> String {
@@ -65,6 +66,46 @@ fn help_and_version() {
     expect(&modules, &["mysqld", "--help"], 0, &["--statement_memory"]);
 }
 
+#[test]
+fn places_of_modules_that_are_none() {
+    let modules = Modules::empty();
+    let at = |name: &str| modules.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("file"), "text").unwrap();
+    std::os::unix::fs::symlink(modules.path(), at("link")).unwrap();
+    for (args, words) in [
+        (&["--modules-dir", &at("file")][..], &["E-USAGE", "is not a directory"][..]),
+        (&["--modules-dir", &at("link")], &["E-USAGE", "is a symbolic link"]),
+        (&["--modules-dir", ""], &["E-USAGE"]),
+        (&["--modules-dir"], &["--modules-dir"]),
+        // It would weaken the modules that are installed.
+        (&["--allow-untrusted"], &["E-USAGE", "--modules-dir"]),
+    ] {
+        let output = std::process::Command::new(bin_dir().join("ecapture")).arg("--list-modules").args(args).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
+        for word in words {
+            assert!(said(&output).contains(word), "{args:?}: no {word:?} in: {}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn a_refused_module_says_so_wherever_it_is_named() {
+    let modules = Modules::empty();
+    std::fs::write(modules.path().join("libecap_mysql.so"), "text".repeat(100)).unwrap();
+    for (args, code) in [
+        (&["mysql"][..], 3),
+        (&["mysql", "--help"], 3),
+        (&["help", "mysql"], 3),
+        (&["module", "plan", "mysql", "--target", "/bin/true"], 3),
+        // To tell why is what this is for.
+        (&["module", "info", "mysql"], 0),
+        (&["module", "info", "mysql", "--json"], 0),
+    ] {
+        expect(&modules, args, code, &["E-ELF", "not an ELF file"]);
+    }
+}
+
 /// The command line is part of what scripts stand on: a change shows here.
 #[test]
 fn the_command_line_is_the_listed_one() {
@@ -100,6 +141,20 @@ fn targets_that_are_none() {
     let text = dir.path().join("text");
     std::fs::write(&text, "hello").unwrap();
     let text = text.to_str().unwrap();
+    let (empty, cut, pipe) = (dir.path().join("empty"), dir.path().join("cut"), dir.path().join("pipe"));
+    std::fs::write(&empty, "").unwrap();
+    let bash = std::fs::read("/bin/bash").unwrap();
+    std::fs::write(&cut, &bash[..bash.len() / 2]).unwrap();
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from(0o644), 0).unwrap();
+    for (file, code, words) in [
+        (&empty, "E-DETECT", "not an ELF file"),
+        (&cut, "E-DETECT", "cut short"),
+        // Nobody writes to it: whoever opens it to read waits for ever.
+        (&pipe, "E-TARGET", "not a regular file"),
+        (&Path::new("/dev/zero").into(), "E-TARGET", "not a regular file"),
+    ] {
+        expect(&modules, &["mysql", "--mysqld", file.to_str().unwrap()], 1, &[code, words]);
+    }
     expect(&modules, &["mysql", "--mysqld", "/nowhere/at/all"], 1, &["E-TARGET", "/nowhere/at/all"]);
     expect(&modules, &["mysql", "--mysqld", "/"], 1, &["E-TARGET", "not a regular file"]);
     expect(&modules, &["mysql", "--mysqld", text], 1, &["E-DETECT"]);
@@ -124,6 +179,11 @@ fn outputs_that_cannot_be_written() {
     let modules = Modules::with(&["mysql"]);
     expect(&modules, &["mysql", "-w", "/nowhere/at/all"], 1, &["E-OUTPUT", "/nowhere/at/all"]);
     expect(&modules, &["mysql", "-w", "/"], 1, &["E-OUTPUT"]);
+    expect(&modules, &["mysql", "-w", ""], 1, &["E-OUTPUT"]);
+    // Opening a pipe that nobody reads would wait for ever.
+    let pipe = modules.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from(0o644), 0).unwrap();
+    expect(&modules, &["mysql", "-w", pipe.to_str().unwrap()], 1, &["E-OUTPUT", "start the reader first"]);
 }
 
 #[test]
@@ -133,7 +193,7 @@ fn without_privilege_each_missing_one_is_named() {
     std::fs::set_permissions(modules.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // A copy: the build may lie where only root may look.
     let program = modules.path().join("ecapture");
-    std::fs::copy(ecapture_tests::capture::bin_dir().join("ecapture"), &program).unwrap();
+    std::fs::copy(bin_dir().join("ecapture"), &program).unwrap();
     let as_nobody = |args: &[&str]| {
         let mut command = std::process::Command::new(&program);
         command.arg("--modules-dir").arg(modules.path()).arg("--allow-untrusted").args(args).uid(65534).gid(65534);
