@@ -12,6 +12,9 @@ use crate::link::{self, Producer, PushError};
 use crate::protocol::FromWorker;
 use crate::protocol::control::Control;
 
+/// Most events of one call of the decoder: about as many as a batch has bytes. One that emits more is in an endless loop,
+/// and since it keeps the link busy it would never look hung, and fill the disk.
+const MOST_EVENTS: u64 = 1 << 20;
 /// Reasons for undecodable records that are shown; the rest is only counted.
 const SHOWN_REASONS: u64 = 10;
 /// Longest silence towards the collector.
@@ -86,6 +89,8 @@ pub struct Publisher {
     last_batch: Instant,
     /// Something was sent since.
     emitted: bool,
+    /// Events of the call in progress.
+    in_call: u64,
     /// The collector or the broker is gone, or the run ends: nothing more can be handed over.
     closed: bool,
 }
@@ -120,12 +125,14 @@ impl Publisher {
             published: u64::MAX,
             last_batch: Instant::now(),
             emitted: false,
+            in_call: 0,
             closed: false,
         }
     }
 
     /// The decoder is about to see these messages.
     pub fn begin(&mut self, messages: &[Message<'_>]) {
+        self.in_call = 0;
         self.context.records.clear();
         self.context.records.extend(messages.iter().map(|m| Origin {
             header: m.header,
@@ -141,6 +148,7 @@ impl Publisher {
 
     /// The decoder is about to be called without records.
     pub fn begin_tick(&mut self, position: u64, time_ns: u64) {
+        self.in_call = 0;
         self.context.records.clear();
         self.context.position = position;
         self.context.time_ns = time_ns;
@@ -244,10 +252,21 @@ fn beat(last: &mut Instant) {
     }
 }
 
+/// Ends this process: back in the decoder nothing would stop it. The broker knows which record it was at.
+fn runaway() -> ! {
+    let text = format!("more than {MOST_EVENTS} events of one call: the decoder does not come to an end");
+    Control::say(&FromWorker::Failed("E-MODULE".to_string(), text));
+    std::process::abort()
+}
+
 impl EventSink for Publisher {
     fn emit(&mut self, event: &EventV1<'_>) -> bool {
         if self.closed {
             return false;
+        }
+        self.in_call += 1;
+        if self.in_call > MOST_EVENTS {
+            runaway();
         }
         let nobody = Header { time_ns: self.context.time_ns, ..Header::default() };
         let (header, end) = match self.context.records.get(event.record as usize) {
