@@ -54,6 +54,27 @@ fn a_hundred_thousand_events_of_one_record() {
 }
 
 #[test]
+fn events_without_end_of_one_record() {
+    skip_if!("events_without_end_of_one_record", needs::capture(), needs::program(COMPILER, "gcc"));
+    let (modules, target) = (Modules::with(&["evil"]), Program::compile("evil-target.c", "evil-target"));
+    let (path, file) = (target.text(), modules.path().join("events"));
+    // As text: a line of JSON for each of a million would only be slow.
+    let args = ["evil", "--target", &path, "--behaviour", "decode:emit", "-w", file.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    target.run(&["20", "0"]);
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    for words in ["does not come to an end", "1 message could not be decoded", "2 restarts of the worker"] {
+        assert!(finished.said.contains(words), "no {words:?} in: {}", finished.said);
+    }
+    let events = std::fs::read_to_string(&file).unwrap();
+    let number = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok());
+    let (spoilt, others): (Vec<_>, Vec<_>) = events.lines().filter_map(number).partition(|n| *n == 13);
+    assert_eq!(others, (0..20).filter(|n| *n != 13).collect::<Vec<_>>());
+    assert!(spoilt.len() <= 1 << 20, "{} events of the record that was skipped", spoilt.len());
+}
+
+#[test]
 fn a_crash_for_lack_of_memory_costs_one_record() {
     skip_if!("a_crash_for_lack_of_memory_costs_one_record", needs::capture(), needs::program(COMPILER, "gcc"));
     let finished = capture("decode:memory", "20", "0");
