@@ -114,6 +114,9 @@ impl Collector {
     fn run(mut self) -> Result<(), String> {
         let mut told = false;
         loop {
+            // Asked before the links are looked at: what was published until then is in them, and what comes with the word
+            // itself needs another look.
+            let finishing = self.finish.is_some();
             let congested = self.out.sinks.congested();
             let busy = !congested && self.drain();
             while let Some((source, bytes)) = self.merge.pop() {
@@ -140,9 +143,12 @@ impl Collector {
                 self.wait_for_room();
                 continue;
             }
-            if let Some(totals) = self.finish.take() {
+            if finishing && let Some(totals) = self.finish.take() {
                 self.end(&totals);
                 return Ok(());
+            }
+            if self.finish.is_some() {
+                continue;
             }
             self.out.sinks.flush();
             self.sleep(due);
