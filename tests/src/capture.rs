@@ -26,8 +26,8 @@ pub fn bin_dir() -> PathBuf {
     dir.canonicalize().expect("directory of the built programs")
 }
 
-/// A directory with modules in it, trusted as far as its own path goes.
-pub struct Modules(TempDir);
+/// A directory with modules in it, trusted as far as its own path goes, and the program that is to use them.
+pub struct Modules(TempDir, PathBuf);
 
 impl Modules {
     /// An empty one.
@@ -36,7 +36,17 @@ impl Modules {
     /// If there is no room for it.
     #[must_use]
     pub fn empty() -> Self {
-        Self(tempfile::Builder::new().prefix("ecapture-modules-").tempdir().expect("temporary directory"))
+        Self::of(&bin_dir().join("ecapture"))
+    }
+
+    /// An empty one for another program than the one that was built.
+    ///
+    /// # Panics
+    /// If there is no room for it.
+    #[must_use]
+    pub fn of(program: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("ecapture-modules-").tempdir().expect("temporary directory");
+        Self(dir, program.into())
     }
 
     /// One with these modules of the build.
@@ -67,7 +77,7 @@ impl Modules {
     /// The program with this directory as its place for modules.
     #[must_use]
     pub fn ecapture(&self) -> Command {
-        let mut command = Command::new(bin_dir().join("ecapture"));
+        let mut command = Command::new(&self.1);
         command.arg("--modules-dir").arg(self.path()).arg("--allow-untrusted");
         command
     }
@@ -79,7 +89,7 @@ impl Modules {
     #[must_use]
     pub fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.arg("120").arg(bin_dir().join("ecapture"));
+        command.arg("120").arg(&self.1);
         command.arg("--modules-dir").arg(self.path()).arg("--allow-untrusted").args(args);
         command.output().expect("ecapture starts")
     }

@@ -10,4 +10,5 @@ pub mod mysql;
 pub mod needs;
 pub mod target;
 pub mod variants;
+pub mod versions;
 pub mod workload;

@@ -1,0 +1,342 @@
+//! What a module answers: `configure` and `detect`.
+
+use super::{GlobalValue, Hex, MAX_ANSWER, MAX_ARGS, MAX_ITEMS, MAX_LAYOUT, MAX_NAME, MAX_PROBES, SCHEMA};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+
+/// Why an answer (or a configuration) was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Longer than allowed; nothing of it was parsed.
+    #[error("{len} bytes of JSON, more than the {max} that are allowed")]
+    TooLong {
+        /// Bytes.
+        len: usize,
+        /// Bytes.
+        max: usize,
+    },
+    /// Not JSON, or not of this shape.
+    #[error("not valid: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Another schema.
+    #[error("schema {0} is not known here (known: {SCHEMA})")]
+    Schema(u32),
+    /// A list, name or row beyond its limit, or fields that contradict each other.
+    #[error("{at}: {why}")]
+    Invalid {
+        /// The key, as in `probes[3].program`.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What `configure` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Which bundled objects are loaded. Empty: none (a mode that needs no kernel side is allowed).
+    #[serde(default)]
+    pub objects: Vec<Object>,
+    /// Host-wide attachments.
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    /// Host services that are wanted, by name (`packets`). One that the host does not have is an error of the run.
+    #[serde(default)]
+    pub services: Vec<String>,
+}
+
+/// One eBPF object to load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Id of the `[[bpf]]` in the manifest.
+    pub id: String,
+    /// Which programs are loaded; empty: all.
+    #[serde(default)]
+    pub programs: Vec<String>,
+    /// Values of `const volatile` globals, by name.
+    #[serde(default)]
+    pub globals: BTreeMap<String, GlobalValue>,
+}
+
+/// One attachment that belongs to no target file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Id of the object.
+    pub object: String,
+    /// Name of the program in it.
+    pub program: String,
+    /// How it is attached.
+    pub kind: AttachKind,
+    /// Where: a tracepoint's name (`sched_process_fork`; for `tracepoint` `category/name`), a cgroup attach type.
+    pub to: String,
+}
+
+/// Kinds of host-wide attachments. One that is not here is refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachKind {
+    /// A BTF tracepoint.
+    TpBtf,
+    /// A classic tracepoint, `category/name`.
+    Tracepoint,
+    /// A cgroup program, at the root cgroup.
+    Cgroup,
+}
+
+/// What `detect` answers for one target file: how to capture from it, or why it can't be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detected {
+    /// [`SCHEMA`]; may be left out beside `unsupported`.
+    #[serde(default)]
+    pub schema: u32,
+    /// What the file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<DetectedVersion>,
+    /// Where its programs go.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+    /// The file's row in `ecap_layouts`: the bytes of the module's own struct, at most [`MAX_LAYOUT`]; empty if it has
+    /// none.
+    #[serde(default)]
+    pub layout: Hex,
+    /// Lines for `module plan` and `-v`: what was found and how.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Set instead of all else: why this file can't be captured from, and what the user can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsupported: Option<String>,
+}
+
+/// A target file's version, for the user and for the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectedVersion {
+    /// `MariaDB`.
+    pub product: String,
+    /// `10.11.14`.
+    pub text: String,
+    /// How it was found: `string in .rodata`, `soname`, ...
+    pub how: String,
+}
+
+/// One program at one place of the target file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Id of the object.
+    pub object: String,
+    /// Name of the program in it. For `return` a second program `<program>__exit`, if the object has it, takes the exit
+    /// points of a function whose return can't be probed cheaply.
+    pub program: String,
+    /// Entry or return.
+    pub kind: ProbeKind,
+    /// Where.
+    pub at: Locator,
+    /// How many integer arguments the program reads: they must be intact where the probe is put. With more than the 6
+    /// that registers hold, the stack pointer must be as well.
+    #[serde(default)]
+    pub args: u8,
+    /// Free for the module: the high half of the attach cookie (the low half is the target's number).
+    #[serde(default)]
+    pub arg: u32,
+    /// If it can't be placed, the target is refused; else a note is written and the rest is attached.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// Probes of one group are attached all or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What of a function a probe wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    /// Its call, with the arguments.
+    Entry,
+    /// Its return, with the value.
+    Return,
+}
+
+/// Where a function is. The module names it; the host's scout finds it, proves it and picks the instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Locator {
+    /// The function of this name, in `.dynsym` or `.symtab`.
+    Symbol(String),
+    /// Bytes behind the start of that function.
+    SymbolOffset(String, u64),
+    /// The function that starts at this virtual address of the file.
+    FunctionAt(u64),
+    /// The one function that is called with at least `min` of these strings.
+    CalleeOfStrings {
+        /// The strings.
+        strings: Vec<String>,
+        /// How many of them must be found.
+        min: u32,
+    },
+}
+
+impl Default for Configured {
+    fn default() -> Self {
+        Self { schema: SCHEMA, objects: Vec::new(), attachments: Vec::new(), services: Vec::new() }
+    }
+}
+
+impl Configured {
+    /// Reads and checks what `configure` answered.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`].
+    pub fn from_json(text: &str) -> Result<Self, PlanError> {
+        let answer: Self = from_json(text)?;
+        PlanError::check_schema(answer.schema)?;
+        answer.check()?;
+        Ok(answer)
+    }
+
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+
+    fn check(&self) -> Result<(), PlanError> {
+        check_count("objects", self.objects.len(), MAX_ITEMS)?;
+        check_count("attachments", self.attachments.len(), MAX_ITEMS)?;
+        check_count("services", self.services.len(), MAX_ITEMS)?;
+        for (i, object) in self.objects.iter().enumerate() {
+            let at = |key: &str| format!("objects[{i}].{key}");
+            check_name(|| at("id"), &object.id)?;
+            if self.objects.iter().take(i).any(|o| o.id == object.id) {
+                return Err(invalid(at("id"), format!("{:?} is there twice", object.id)));
+            }
+            check_count(&at("programs"), object.programs.len(), MAX_ITEMS)?;
+            check_count(&at("globals"), object.globals.len(), MAX_ITEMS)?;
+            for name in object.programs.iter().chain(object.globals.keys()) {
+                check_name(|| at("programs, globals"), name)?;
+            }
+        }
+        for (i, attachment) in self.attachments.iter().enumerate() {
+            let at = |key: &str| format!("attachments[{i}].{key}");
+            check_name(|| at("program"), &attachment.program)?;
+            check_name(|| at("to"), &attachment.to)?;
+            check_listed(|| at("object"), &attachment.object, &self.objects)?;
+        }
+        self.services.iter().try_for_each(|s| check_name(|| "services".to_owned(), s))
+    }
+}
+
+impl Detected {
+    /// A file that can be captured from; fill in the rest.
+    pub fn supported(version: DetectedVersion) -> Self {
+        Self { schema: SCHEMA, version: Some(version), ..Self::default() }
+    }
+
+    /// A file that can't be captured from: why, and what the user can do about it.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Self { schema: SCHEMA, unsupported: Some(reason.into()), ..Self::default() }
+    }
+
+    /// Reads and checks what `detect` answered.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`].
+    pub fn from_json(text: &str) -> Result<Self, PlanError> {
+        let answer: Self = from_json(text)?;
+        if answer.unsupported.is_none() || answer.schema != 0 {
+            PlanError::check_schema(answer.schema)?;
+        }
+        answer.check()?;
+        Ok(answer)
+    }
+
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+
+    fn check(&self) -> Result<(), PlanError> {
+        if self.unsupported.is_some() && !self.probes.is_empty() {
+            return Err(invalid("unsupported".to_owned(), "stands beside probes".to_owned()));
+        }
+        check_count("probes", self.probes.len(), MAX_PROBES)?;
+        check_count("notes", self.notes.len(), MAX_ITEMS)?;
+        check_count("layout", self.layout.0.len(), MAX_LAYOUT)?;
+        for (i, probe) in self.probes.iter().enumerate() {
+            let at = |key: &str| format!("probes[{i}].{key}");
+            check_name(|| at("object"), &probe.object)?;
+            check_name(|| at("program"), &probe.program)?;
+            if probe.args > MAX_ARGS {
+                return Err(invalid(at("args"), format!("{} is more than {MAX_ARGS}", probe.args)));
+            }
+            if let Some(group) = &probe.group {
+                check_name(|| at("group"), group)?;
+            }
+            match &probe.at {
+                Locator::Symbol(name) | Locator::SymbolOffset(name, _) => check_name(|| at("at"), name)?,
+                Locator::FunctionAt(_) => {}
+                Locator::CalleeOfStrings { strings, min } => {
+                    check_count(&at("at.strings"), strings.len(), MAX_ITEMS)?;
+                    strings.iter().try_for_each(|s| check_name(|| at("at.strings"), s))?;
+                    if *min == 0 || usize::try_from(*min).is_ok_and(|min| min > strings.len()) {
+                        return Err(invalid(at("at.min"), format!("{min} of {} strings", strings.len())));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PlanError {
+    pub(super) fn check_size(text: &str, max: usize) -> Result<(), Self> {
+        if text.len() > max { Err(Self::TooLong { len: text.len(), max }) } else { Ok(()) }
+    }
+
+    pub(super) fn check_schema(schema: u32) -> Result<(), Self> {
+        if schema == SCHEMA { Ok(()) } else { Err(Self::Schema(schema)) }
+    }
+}
+
+/// These types have string keys and finite numbers only, so writing them cannot fail; an empty text would be refused by
+/// every reader.
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, PlanError> {
+    PlanError::check_size(text, MAX_ANSWER)?;
+    Ok(serde_json::from_str(text)?)
+}
+
+fn invalid(at: String, why: String) -> PlanError {
+    PlanError::Invalid { at, why }
+}
+
+fn check_count(at: &str, count: usize, max: usize) -> Result<(), PlanError> {
+    if count > max {
+        Err(invalid(at.to_owned(), format!("{count}, more than the {max} that are allowed")))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_name(at: impl FnOnce() -> String, name: &str) -> Result<(), PlanError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.contains('\0') {
+        let why = format!("a name of {} bytes; 1 to {MAX_NAME} without NUL are allowed", name.len());
+        return Err(invalid(at(), why));
+    }
+    Ok(())
+}
+
+fn check_listed(at: impl FnOnce() -> String, id: &str, objects: &[Object]) -> Result<(), PlanError> {
+    if objects.iter().any(|o| o.id == id) { Ok(()) } else { Err(invalid(at(), format!("{id:?} is not in objects"))) }
+}
+
+#[cfg(test)]
+mod tests;
