@@ -1,9 +1,11 @@
 //! The command line: modules become commands here. Parses to plain values, resolves, and hands over to the broker.
 
 mod command;
+mod completion;
 mod duration;
 mod early;
 mod inspect;
+mod manual;
 mod options;
 
 use std::process::ExitCode;
@@ -46,7 +48,14 @@ fn run() -> Result<Exit, Failure> {
         let text = if json { list::json(&catalog).map_err(internal)? } else { list::table(&catalog) };
         return print(&text);
     }
+    if matches.get_flag("man") {
+        return print(&manual::page(command::build(&catalog))?);
+    }
     match matches.subcommand() {
+        Some(("completion", sub)) => {
+            let shell = sub.get_one::<String>("shell").map(String::as_str).unwrap_or_default();
+            print(&completion::script(command::build(&catalog), shell))
+        }
         Some(("module", sub)) => inspect::run(&catalog, &facts, sub),
         Some((name, sub)) => {
             let module = load(&catalog, &facts, name)?;

@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask setup | demo | test | soak | bench`. Each installs what it lacks.
+//! Development tasks: `cargo xtask setup | demo | test | soak | bench | dist`. Each installs what it lacks.
 
 mod build;
 mod demo;
+mod dist;
 mod setup;
 mod test;
 
@@ -12,7 +13,8 @@ const USAGE: &str = "usage: cargo xtask <task>
   demo           build, start a private MariaDB, show what is captured, stop
   test [FILTER]  formatting, lints, unit tests, end-to-end tests; with FILTER only end-to-end tests whose name has it
   soak           what takes longer than `test` gives it
-  bench          ratios, side by side with bpftrace";
+  bench          ratios, side by side with bpftrace
+  dist           a tarball and a Debian package in target/dist, with checksums";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         ["test", filter] => test::end_to_end_only(filter),
         ["soak"] => test::soak(),
         ["bench"] => test::bench(),
+        ["dist"] => dist::run(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

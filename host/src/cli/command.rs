@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
+use super::completion;
 use super::duration::{duration, size};
 use crate::module::Catalog;
 
@@ -20,8 +21,10 @@ pub fn build(catalog: &Catalog) -> Command {
         .args_conflicts_with_subcommands(false)
         .arg(flag("list-modules", "List the modules that are there, and why some are not used"))
         .arg(flag("json", "With --list-modules: as JSON").requires("list-modules"))
+        .arg(flag("man", "Print the manual page"))
         .args(place_args().map(|arg| arg.global(true)))
-        .subcommand(module_command());
+        .subcommand(module_command())
+        .subcommand(completion_command());
     for (entry, manifest) in catalog.runnable() {
         command = command.subcommand(capture_command(manifest, &entry.aliases));
     }
@@ -145,6 +148,12 @@ fn module_command() -> Command {
                 .arg(Arg::new("target").long("target").value_name("FILE").required(true).help("The program or library"))
                 .arg(flag("json", "As JSON")),
         )
+}
+
+fn completion_command() -> Command {
+    Command::new("completion")
+        .about("Print what a shell needs to complete commands and options, those of the modules included")
+        .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(completion::SHELLS))
 }
 
 fn flag(name: &'static str, help: &'static str) -> Arg {
