@@ -9,6 +9,7 @@ mod outputs;
 mod plan;
 mod policy;
 mod prepare;
+pub mod replay;
 mod session;
 mod watch;
 

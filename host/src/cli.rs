@@ -7,6 +7,7 @@ mod early;
 mod inspect;
 mod manual;
 mod options;
+mod replay;
 
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use ecapture_plugin_api::manifest::Permissions;
 use crate::bpf::{self, ObjectSpec};
 use crate::broker;
 use crate::failure::{Exit, Failure};
-use crate::module::{Catalog, Facts, Loaded, Unknown, list};
+use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
 pub use options::RunOptions;
 
@@ -71,11 +72,13 @@ fn run() -> Result<Exit, Failure> {
 /// The module behind a word of the command line, its bytes judged once more.
 fn load(catalog: &Catalog, facts: &Facts, word: &str) -> Result<Loaded, Failure> {
     let entry = catalog.find_by_command(word).map_err(|e| unknown(&e))?;
-    catalog.load(entry, facts, &judge_object).map_err(|refusal| {
-        Failure::new(refusal.code.as_str(), format!("module {word} is refused: {}", refusal.message))
-            .remedy(refusal.remedy)
-            .exit(Exit::Refused)
-    })
+    catalog.load(entry, facts, &judge_object).map_err(|refusal| refused(word, refusal))
+}
+
+fn refused(name: &str, refusal: Refusal) -> Failure {
+    Failure::new(refusal.code.as_str(), format!("module {name} is refused: {}", refusal.message))
+        .remedy(refusal.remedy)
+        .exit(Exit::Refused)
 }
 
 /// Programs, helpers and maps of an eBPF object against what the manifest asks for.
@@ -91,11 +94,7 @@ fn judge_object(bytes: &[u8], permissions: &Permissions) -> Result<(), String> {
 
 fn unknown(error: &Unknown) -> Failure {
     match error {
-        Unknown::Refused { name, refusal, .. } => {
-            Failure::new(refusal.code.as_str(), format!("module {name} is refused: {}", refusal.message))
-                .remedy(refusal.remedy.clone())
-                .exit(Exit::Refused)
-        }
+        Unknown::Refused { name, refusal, .. } => refused(name, Refusal::clone(refusal)),
         Unknown::None { .. } => Failure::new("E-USAGE", error.to_string())
             .remedy("`ecapture --list-modules` shows the modules that are there")
             .exit(Exit::Usage),

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod link;
 pub mod module;
 pub mod protocol;
+pub mod recording;
 pub mod sandbox;
 pub mod scout;
 pub mod sink;

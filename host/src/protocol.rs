@@ -44,6 +44,36 @@ pub enum WorkerJob {
     },
     /// Drain the ring and decode until told to stop.
     Run(RunJob),
+    /// Decode what a recording holds. Descriptors: recording, link, bell.
+    Replay(ReplayJob),
+}
+
+/// What a replaying worker needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReplayJob {
+    /// Size of the link to the collector, bytes.
+    pub link_bytes: u64,
+    /// Per stream of the manifest: longest message in bytes.
+    pub max_message: Vec<u64>,
+    /// Number of the module in the recording.
+    pub module: u8,
+}
+
+/// What a recording held.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Records of the module.
+    pub records: u64,
+    /// Messages that these records were.
+    pub seen: u64,
+    /// Records that it could not take when it was made.
+    pub lost: u64,
+    /// What is wrong with the file: records behind that place are not known.
+    pub damage: Option<String>,
+    /// What the kernel side had counted; unknown if the recording has no end.
+    pub totals: Option<KernelTotals>,
+    /// `CLOCK_MONOTONIC` when the run ended, ns.
+    pub monotonic_ns: u64,
 }
 
 /// The numbers a running worker needs.
@@ -61,6 +91,8 @@ pub struct RunJob {
     pub poisoned: Vec<u64>,
     /// True if an earlier worker of this run died: decoder state is lost.
     pub restarted: bool,
+    /// Hand the records themselves over as well.
+    pub record: bool,
 }
 
 /// What a worker says.
@@ -84,6 +116,8 @@ pub enum FromWorker {
     Beat,
     /// Every record is decoded and handed over; what the decoder still holds back comes next.
     Drained,
+    /// The recording is decoded.
+    Replayed(Replayed),
     /// Everything is drained and handed over; only after this is exit 0 a success.
     Done,
 }
@@ -128,6 +162,17 @@ pub struct CollectorStart {
     pub session: Session,
     /// End after so many events.
     pub count: Option<u64>,
+    /// Set for a replay: the times of the recording stand for those of this machine.
+    pub replay: Option<ReplayClock>,
+}
+
+/// The time of a recording.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ReplayClock {
+    /// `CLOCK_MONOTONIC` when the run began, ns.
+    pub monotonic_ns: u64,
+    /// Wall time of that moment, ns since 1970.
+    pub wall_ns: u64,
 }
 
 /// Facts for the session's first line.
@@ -156,6 +201,10 @@ pub struct CollectorModule {
     pub link_bytes: u64,
     /// Target number -> path.
     pub targets: Vec<String>,
+    /// GNU build id of its file, for a recording.
+    pub build_id: Option<String>,
+    /// Mode and options, for a recording.
+    pub config: Config,
 }
 
 /// What the broker says to the collector.
@@ -165,8 +214,9 @@ pub enum ToCollector {
     Restarted(usize),
     /// Answer to `Resolve`: process id and executable, if it could be had.
     Resolved(u32, Option<String>),
-    /// Drain, write the session's end with these kernel counters per module, flush, say `Done`, end.
-    Finish(Vec<KernelTotals>),
+    /// Drain, write the session's end with these kernel counters per module, flush, say `Done`, end. The time is that at
+    /// which a recording ended; else it is now.
+    Finish(Vec<KernelTotals>, Option<u64>),
 }
 
 /// What the kernel side and the broker counted for one module.

@@ -12,6 +12,7 @@ pub mod hex;
 pub mod json;
 pub mod output;
 pub mod queue;
+pub mod recording;
 pub mod session;
 pub mod set;
 pub mod text;

@@ -6,6 +6,7 @@ mod join;
 mod load;
 mod publish;
 mod pump;
+mod source;
 
 use std::os::fd::OwnedFd;
 
@@ -56,6 +57,7 @@ fn run(broker: u32) -> Result<(), (String, String)> {
     match start.job {
         WorkerJob::Detect { targets } => detect::run(&module, host, &config, &targets, rest),
         WorkerJob::Run(job) => pump::run(&module, host, &config, &job, rest),
+        WorkerJob::Replay(job) => pump::replay(&module, host, &config, &job, rest),
     }?;
     Control::say(&FromWorker::Done);
     Ok(())
@@ -68,5 +70,6 @@ fn mapped(job: &WorkerJob) -> u64 {
         WorkerJob::Detect { .. } => 2 << 30,
         // The kernel maps a ring's data twice in a row.
         WorkerJob::Run(job) => 2 * job.ring_bytes + job.link_bytes,
+        WorkerJob::Replay(job) => job.link_bytes,
     }
 }

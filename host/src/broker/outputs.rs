@@ -19,6 +19,8 @@ pub struct Output {
     pub terminal: bool,
     /// From the shell, and so shared with others; not opened here.
     pub inherited: bool,
+    /// For raw records instead of events.
+    pub recording: bool,
 }
 
 /// Opens what `-w` names, or stdout. Files are created with mode 0600, and never through a symbolic link: the program
@@ -26,11 +28,16 @@ pub struct Output {
 ///
 /// # Errors
 /// `E-OUTPUT` with the path and the cause.
-pub fn open(writes: &[PathBuf]) -> Result<Vec<Output>, Failure> {
-    if writes.is_empty() {
-        return Ok(vec![stdout()?]);
+pub fn open(writes: &[PathBuf], record: Option<&Path>) -> Result<Vec<Output>, Failure> {
+    let open = |path: &PathBuf| if path == Path::new("-") { stdout() } else { file(path) };
+    let mut outputs = match writes {
+        [] => vec![stdout()?],
+        writes => writes.iter().map(open).collect::<Result<_, _>>()?,
+    };
+    if let Some(path) = record {
+        outputs.push(Output { recording: true, ..file(path)? });
     }
-    writes.iter().map(|path| if path == Path::new("-") { stdout() } else { file(path) }).collect()
+    Ok(outputs)
 }
 
 fn stdout() -> Result<Output, Failure> {
@@ -39,14 +46,20 @@ fn stdout() -> Result<Output, Failure> {
     let fd = out.as_fd().try_clone_to_owned().map_err(|e| {
         Failure::new("E-OUTPUT", format!("stdout cannot be used: {e}")).remedy("is it closed? use -w FILE")
     })?;
-    Ok(Output { fd, name: "stdout".into(), terminal: out.is_terminal(), inherited: true })
+    Ok(Output { fd, name: "stdout".into(), terminal: out.is_terminal(), inherited: true, recording: false })
 }
 
 fn file(path: &Path) -> Result<Output, Failure> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path);
     let file: File = opened.map_err(|e| refuse(path, &e))?;
-    Ok(Output { fd: file.into(), name: path.display().to_string(), terminal: false, inherited: false })
+    Ok(Output {
+        fd: file.into(),
+        name: path.display().to_string(),
+        terminal: false,
+        inherited: false,
+        recording: false,
+    })
 }
 
 fn refuse(path: &Path, error: &io::Error) -> Failure {
@@ -69,18 +82,18 @@ mod tests {
     fn files_are_private_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("out"), dir.path().join("link"));
-        let outputs = open(&[path.clone(), "-".into()]).unwrap();
+        let outputs = open(&[path.clone(), "-".into()], None).unwrap();
         assert_eq!(outputs.len(), 2);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         symlink(&path, &link).unwrap();
-        let failure = open(&[link]).unwrap_err();
+        let failure = open(&[link], None).unwrap_err();
         assert_eq!(failure.code, "E-OUTPUT");
         assert!(failure.remedy.unwrap().contains("symbolic link"));
     }
 
     #[test]
     fn a_missing_directory_is_named() {
-        let failure = open(&["/nowhere/at/all".into()]).unwrap_err();
+        let failure = open(&["/nowhere/at/all".into()], None).unwrap_err();
         assert!(failure.message.contains("/nowhere/at/all"), "{failure}");
     }
 }

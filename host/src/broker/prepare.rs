@@ -164,7 +164,7 @@ async fn ask_module(
                 FromWorker::Failed(code, text) => failed = Some((code, text)),
                 FromWorker::Log(level, text) => super::watch::log(name, level, &text),
                 FromWorker::Done => done = true,
-                FromWorker::Ready | FromWorker::Beat | FromWorker::Drained => {}
+                FromWorker::Ready | FromWorker::Beat | FromWorker::Drained | FromWorker::Replayed(_) => {}
             }
         }
     };

@@ -4,7 +4,7 @@
 //! decoder, the collector drains the link and closes the outputs, the summary.
 
 mod collector;
-mod signals;
+pub(super) mod signals;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -25,11 +25,12 @@ use crate::module::Loaded;
 use crate::protocol::{FromCollector, FromWorker, KernelTotals, RunJob, ToCollector, ToWorker, WorkerJob};
 use crate::sandbox::{Role, privileges};
 use crate::target::process;
-use collector::{max_message, start_collector};
+use collector::start_collector;
+pub(super) use collector::{collector_outputs, max_message};
 use signals::Signals;
 
 /// Room for events between worker and collector. The largest event is a quarter of it.
-const LINK_BYTES: u64 = 8 << 20;
+pub(super) const LINK_BYTES: u64 = 8 << 20;
 /// A child says something at least every second; after this long without a word it hangs.
 const HUNG: Duration = Duration::from_secs(10);
 /// For the walls, the load of the module and its decoder.
@@ -50,7 +51,7 @@ pub async fn run(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure>
     }
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
-    let outputs = outputs::open(&options.writes)?;
+    let outputs = outputs::open(&options.writes, options.record.as_deref())?;
     let request = Request { config: &options.config, targets: &options.targets, pids: &options.pids };
     let prepared = tokio::select! {
         prepared = prepare(module, &request) => prepared?,
@@ -178,6 +179,7 @@ impl<'a> Session<'a> {
             resume_from,
             poisoned: self.restarts.poisoned(),
             restarted,
+            record: self.options.record.is_some(),
         };
         let start = worker_start(self.module, &self.options.config, self.prepared.identity, WorkerJob::Run(job));
         let [ring, doorbell] = self.attached.worker_fds();
@@ -321,7 +323,7 @@ impl<'a> Session<'a> {
         if self.phase != Phase::Closing {
             self.phase = Phase::Closing;
             let totals = self.totals();
-            self.collector.send(&ToCollector::Finish(vec![totals]));
+            self.collector.send(&ToCollector::Finish(vec![totals], None));
         }
     }
 

@@ -4,8 +4,8 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
-use super::completion;
 use super::duration::{duration, size};
+use super::{completion, replay};
 use crate::module::Catalog;
 
 /// Heading of the options that every module has.
@@ -96,6 +96,10 @@ fn common_args() -> Vec<Arg> {
             .value_name("FILE")
             .action(ArgAction::Append)
             .help("Write to this file instead of stdout; - is stdout; may be repeated"),
+        Arg::new("record")
+            .long("record")
+            .value_name("FILE")
+            .help("Also keep the raw records in this file, to be decoded again: ecapture module replay"),
         Arg::new("duration")
             .long("duration")
             .value_name("TIME")
@@ -148,6 +152,7 @@ fn module_command() -> Command {
                 .arg(Arg::new("target").long("target").value_name("FILE").required(true).help("The program or library"))
                 .arg(flag("json", "As JSON")),
         )
+        .subcommand(replay::command())
 }
 
 fn completion_command() -> Command {

@@ -15,6 +15,9 @@ use crate::module::{Catalog, Facts, Loaded, escape, info};
 /// Runs one of the sub-commands.
 pub fn run(catalog: &Catalog, facts: &Facts, matches: &ArgMatches) -> Result<Exit, Failure> {
     let Some((verb, matches)) = matches.subcommand() else { return Ok(Exit::Usage) };
+    if verb == "replay" {
+        return super::replay::run(facts, matches);
+    }
     let name = matches.get_one::<String>("name").map(String::as_str).unwrap_or_default();
     let as_json = matches.get_flag("json");
     if verb == "info" {

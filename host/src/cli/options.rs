@@ -30,6 +30,8 @@ pub struct RunOptions {
     pub format: Format,
     /// Where to; empty = stdout.
     pub writes: Vec<PathBuf>,
+    /// Raw records go here as well.
+    pub record: Option<PathBuf>,
     /// Stop after this time.
     pub duration: Option<Duration>,
     /// Stop after so many events.
@@ -91,6 +93,7 @@ impl RunOptions {
             uids: matches.get_many("uid").into_iter().flatten().copied().collect(),
             format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
             writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
+            record: matches.get_one::<String>("record").map(PathBuf::from),
             duration: matches.get_one("duration").copied(),
             count: matches.get_one("count").copied(),
             ring_bytes,

@@ -14,8 +14,9 @@ use crate::event::{Clock, Event, Field, Flags, Summary, summary_text};
 use crate::link::Message;
 use crate::protocol::control::Control;
 use crate::protocol::{CollectorStart, FromCollector, KernelTotals, ToCollector};
+use crate::recording::{Header, RecordedModule};
 use crate::sandbox::{self, Entry, Limits, Role, child};
-use crate::sink::{OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
+use crate::sink::{Format, OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
 use crate::worker::BatchCounts;
 
 /// Events taken from one link before the next one's turn.
@@ -57,20 +58,44 @@ fn start(broker: u32) -> Result<Collector, String> {
 
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| "start message: a descriptor is missing".to_string());
-    let (mut sources, mut modules) = (Vec::new(), Vec::new());
+    let (mut sources, mut modules, mut recorded) = (Vec::new(), Vec::new(), Vec::new());
     for module in start.modules {
         let info =
             SessionModule { name: module.name.clone(), version: module.version.clone(), tainted: module.tainted };
         modules.push(info);
+        recorded.push(RecordedModule {
+            name: module.name.clone(),
+            version: module.version.clone(),
+            tainted: module.tainted,
+            build_id: module.build_id.clone(),
+            manifest: module.manifest.clone(),
+            config: serde_json::to_value(&module.config).map_err(|e| e.to_string())?,
+            targets: module.targets.clone(),
+        });
         sources.push(Source::new(module, next()?, next()?)?);
     }
     let mut outputs = Vec::new();
     for options in start.outputs {
-        outputs.push(OutputSpec { options, fd: Some(next()?) });
+        outputs.push(OutputSpec { options, fd: Some(next()?), header: Vec::new() });
     }
-    let clock = Clock::sample();
+    let (clock, began) = match start.replay {
+        Some(then) => {
+            (Clock::with_offset(then.wall_ns.wrapping_sub(then.monotonic_ns).cast_signed()), then.monotonic_ns)
+        }
+        None => (Clock::sample(), monotonic_ns()),
+    };
+    let header = Header {
+        version: start.session.version.clone(),
+        host: start.session.host.clone(),
+        kernel: start.session.kernel.clone(),
+        monotonic_ns: began,
+        wall_ns: clock.wall_ns(began),
+        modules: recorded,
+    };
+    for output in outputs.iter_mut().filter(|o: &&mut OutputSpec| o.options.format == Format::Recording) {
+        output.header = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
+    }
     let mut sinks = SinkSet::new(outputs).map_err(|e| e.to_string())?;
-    let began = monotonic_ns();
     sinks.session_start(&SessionStart {
         wall_ns: clock.wall_ns(began),
         version: start.session.version,
@@ -82,7 +107,15 @@ fn start(broker: u32) -> Result<Collector, String> {
     Control::say(&FromCollector::Boundary(boundary.report().clone()));
     Ok(Collector {
         merge: Merge::new(sources.len()),
-        out: Out { sinks, clock, who: Who::default(), count: start.count, written: 0, enough: false },
+        out: Out {
+            sinks,
+            clock,
+            who: Who::default(),
+            live: start.replay.is_none(),
+            count: start.count,
+            written: 0,
+            enough: false,
+        },
         mail: Mail::default(),
         sources,
         began,
@@ -97,7 +130,7 @@ struct Collector {
     mail: Mail,
     began: u64,
     /// Kernel counters of each module, once the broker has asked for the end.
-    finish: Option<Vec<KernelTotals>>,
+    finish: Option<(Vec<KernelTotals>, Option<u64>)>,
 }
 
 /// Everything behind the merge.
@@ -105,6 +138,8 @@ struct Out {
     sinks: SinkSet,
     clock: Clock,
     who: Who,
+    /// Processes of this machine are meant; in a replay they are of another time.
+    live: bool,
     count: Option<u64>,
     written: u64,
     enough: bool,
@@ -143,8 +178,8 @@ impl Collector {
                 self.wait_for_room();
                 continue;
             }
-            if finishing && let Some(totals) = self.finish.take() {
-                self.end(&totals);
+            if finishing && let Some((totals, ended_ns)) = self.finish.take() {
+                self.end(&totals, ended_ns);
                 return Ok(());
             }
             if self.finish.is_some() {
@@ -185,11 +220,11 @@ impl Collector {
                     }
                 }
                 ToCollector::Resolved(pid, exe) => self.out.who.learn(pid, exe, Instant::now()),
-                ToCollector::Finish(totals) => {
+                ToCollector::Finish(totals, ended_ns) => {
                     for index in 0..self.sources.len() {
                         self.merge.over(index);
                     }
-                    self.finish = Some(totals);
+                    self.finish = Some((totals, ended_ns));
                 }
             }
         }
@@ -229,7 +264,7 @@ impl Collector {
         }
     }
 
-    fn end(mut self, kernel: &[KernelTotals]) {
+    fn end(mut self, kernel: &[KernelTotals], ended_ns: Option<u64>) {
         let mut summary = Summary::default();
         for (source, kernel) in self.sources.iter().zip(kernel) {
             source.intake.add_to(&mut summary);
@@ -238,7 +273,8 @@ impl Collector {
         }
         self.out.sinks.flush();
         self.out.sinks.add_losses(&mut summary);
-        let now = monotonic_ns();
+        let now = ended_ns.unwrap_or_else(monotonic_ns);
+        self.out.sinks.totals(now, kernel);
         self.out.sinks.session_end(&SessionEnd {
             wall_ns: self.out.clock.wall_ns(now),
             duration_ns: now.saturating_sub(self.began),
@@ -274,6 +310,10 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
                 }
                 None => malformed_batch = true,
             },
+            Message::Record { end, bytes } => {
+                let number = u8::try_from(index).unwrap_or(u8::MAX);
+                out.sinks.record(intake.schema.module(), number, end, bytes);
+            }
             Message::Hello { .. } | Message::Log { .. } => {}
         }
     });
@@ -366,6 +406,9 @@ impl Out {
         let now = Instant::now();
         if let Some(known) = self.who.exe(pid, now) {
             return known.map(str::to_owned);
+        }
+        if !self.live {
+            return None;
         }
         Control::say(&FromCollector::Resolve(pid));
         while let Some((answered, exe)) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {

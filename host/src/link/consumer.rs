@@ -30,6 +30,13 @@ pub enum Message<'a> {
         /// What the worker says of the batch, unchecked.
         payload: &'a [u8],
     },
+    /// A record as it came from the eBPF ring, for a recording.
+    Record {
+        /// Where it ended there.
+        end: u64,
+        /// Header and data, unchecked.
+        bytes: &'a [u8],
+    },
     /// A log line, unchecked.
     Log {
         /// As pushed.
@@ -85,6 +92,7 @@ impl Consumer {
                     (kind::EVENT, _) => Message::Event { flags: head.flags, end: head.pos, payload },
                     (kind::HELLO, 0) => Message::Hello { pos: head.pos },
                     (kind::BATCH_END, _) => Message::BatchEnd { end: head.pos, payload },
+                    (kind::RECORD, _) => Message::Record { end: head.pos, bytes: payload },
                     (kind::LOG, _) => Message::Log { level: head.flags, text: payload },
                     _ => return Err(LinkError::Kind(head.kind)),
                 });

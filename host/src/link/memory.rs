@@ -41,6 +41,7 @@ pub(super) mod kind {
     pub const HELLO: u16 = 2;
     pub const BATCH_END: u16 = 3;
     pub const LOG: u16 = 4;
+    pub const RECORD: u16 = 5;
     pub const PAD: u16 = 0xFFFF;
 }
 

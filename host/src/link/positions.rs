@@ -14,6 +14,9 @@ pub struct Positions {
     had: u64,
     /// Up to here the present worker only repeats.
     repeated_to: u64,
+    /// The same two for raw records: they come before the events that are made of them.
+    had_records: u64,
+    records_repeated_to: u64,
     dropped: u64,
 }
 
@@ -24,6 +27,7 @@ impl Positions {
         match *message {
             Message::Hello { .. } => {
                 self.repeated_to = self.had;
+                self.records_repeated_to = self.had_records;
                 true
             }
             Message::Log { .. } => true,
@@ -32,6 +36,11 @@ impl Positions {
                 let new = end > self.repeated_to;
                 self.had = self.had.max(end);
                 self.dropped += u64::from(!new);
+                new
+            }
+            Message::Record { end, .. } => {
+                let new = end > self.records_repeated_to;
+                self.had_records = self.had_records.max(end);
                 new
             }
             // A repeated batch's watermark is as true as it was: time does not go back. It is let through so that a

@@ -104,6 +104,12 @@ impl Producer {
         self.push(kind::EVENT, flags, end, payload, on_full)
     }
 
+    /// A record as it came from the ring, for a recording; before the events that are made of it.
+    pub fn push_record(&mut self, end: u64, record: &[u8], on_full: &mut dyn FnMut() -> bool) -> Result<(), PushError> {
+        self.complete();
+        self.push(kind::RECORD, 0, end, record, on_full)
+    }
+
     /// All records up to `end` are decoded. What `payload` says of them is between the two sides.
     pub fn batch_end(&mut self, end: u64, payload: &[u8], on_full: &mut dyn FnMut() -> bool) -> Result<(), PushError> {
         self.complete();

@@ -11,7 +11,7 @@ use rustix::thread::{
 };
 
 use super::child::{SandboxError, step};
-use super::identity::drop_bounding_except;
+use super::identity::{self, Identity, drop_bounding_except};
 
 /// What to keep beyond what every run needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,15 @@ pub fn keep_only(keep: Keep) -> Result<(), SandboxError> {
     step("capset", set_capabilities(None, sets))?;
     let left = step("capget", capabilities(None))?;
     if left != sets { Err(SandboxError::NotInForce("the broker's capabilities")) } else { Ok(()) }
+}
+
+/// Gives up everything, for work that needs no privilege: as root, this process becomes the user that children become. Who
+/// that is. Call it before any thread is started, as [`keep_only`].
+pub fn give_up_all() -> Result<Identity, SandboxError> {
+    let identity = Identity::choose();
+    identity::give_up(identity, &mut Vec::new())?;
+    no_new_privileges()?;
+    Ok(identity)
 }
 
 /// No core dumps, and nobody but root reads /proc/PID/environ, mem or fd: matters where a child keeps the broker's own

@@ -61,7 +61,7 @@ fn events_per_second() {
                 shared: false,
                 quiet_end: false,
             };
-            let mut set = SinkSet::new(vec![OutputSpec { options, fd: Some(fd.into()) }]).unwrap();
+            let mut set = SinkSet::new(vec![OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }]).unwrap();
             let mut notices = Vec::new();
             let mut sent = 0_u64;
             measure(&format!("decode, bind, {name} to {to}"), || {

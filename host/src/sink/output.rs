@@ -140,6 +140,36 @@ impl Output {
         }
     }
 
+    /// Adds what `render` writes, as one that counts for this module, or counts it as lost.
+    pub(super) fn entry(&mut self, module: &Arc<str>, wall_ns: u64, render: impl FnOnce(&mut Vec<u8>)) {
+        if self.state == State::Ended {
+            self.after_end += 1;
+            return;
+        }
+        let module = self.number_of(module);
+        if !self.has_room() {
+            return self.lose(module, wall_ns);
+        }
+        self.put_gap();
+        self.queue.push(module, render);
+        self.write_if_due();
+    }
+
+    /// Adds what `render` writes, whatever waits already: it stands at the end and is small.
+    pub(super) fn unlost(&mut self, render: impl FnOnce(&mut Vec<u8>)) {
+        if self.state != State::Ended {
+            self.put_gap();
+            self.queue.push(NO_MODULE, render);
+        }
+    }
+
+    fn write_if_due(&mut self) {
+        let due = self.queue.len() >= self.tried + self.limits.batch;
+        if due && matches!(self.state, State::Open | State::Blocked) {
+            self.write();
+        }
+    }
+
     fn notice(&mut self, text: String) {
         self.notices.push(Notice { output: self.name.clone(), text });
     }
@@ -241,10 +271,7 @@ impl Sink for Output {
         }
         self.put_gap();
         self.queue.push(module, |out| self.render.event(event, out));
-        let due = self.queue.len() >= self.tried + self.limits.batch;
-        if due && matches!(self.state, State::Open | State::Blocked) {
-            self.write();
-        }
+        self.write_if_due();
     }
 
     fn session_start(&mut self, start: &SessionStart) {

@@ -6,18 +6,21 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::event::{Event, Summary};
+use crate::protocol::KernelTotals;
 
 use super::count::Count;
 use super::fd::{FdDestination, Sharing};
 use super::hex::Hex;
 use super::json::Json;
 use super::output::{Limits, Output};
+use super::recording::Recording;
 use super::session::{Render, SessionEnd, SessionStart};
 use super::text::{Text, TextOptions};
 
@@ -30,6 +33,10 @@ const ROUND: Duration = Duration::from_millis(20);
 pub trait Sink: Send {
     /// Takes an event.
     fn event(&mut self, event: &Event<'_>);
+    /// Takes a raw record of a module: its name and number in the run, where the record ended in the ring, its bytes.
+    fn record(&mut self, _name: &Arc<str>, _module: u8, _end: u64, _bytes: &[u8]) {}
+    /// Takes what the kernel side counted, before the last line.
+    fn totals(&mut self, _monotonic_ns: u64, _modules: &[KernelTotals]) {}
     /// Takes the first line.
     fn session_start(&mut self, start: &SessionStart);
     /// Takes the last line.
@@ -95,6 +102,8 @@ pub enum Format {
     Hex,
     /// Counts only.
     None,
+    /// Raw records: `--record`, not one of `-o`.
+    Recording,
 }
 
 impl Format {
@@ -141,6 +150,8 @@ pub struct OutputSpec {
     pub options: OutputOptions,
     /// Where it writes; `None` is allowed for [`Format::None`] only.
     pub fd: Option<OwnedFd>,
+    /// Header of a recording, as JSON.
+    pub header: Vec<u8>,
 }
 
 /// All outputs.
@@ -170,6 +181,16 @@ impl SinkSet {
     /// Gives an event to every output.
     pub fn event(&mut self, event: &Event<'_>) {
         self.sinks.iter_mut().for_each(|sink| sink.event(event));
+    }
+
+    /// Gives a raw record to every output.
+    pub fn record(&mut self, name: &Arc<str>, module: u8, end: u64, bytes: &[u8]) {
+        self.sinks.iter_mut().for_each(|sink| sink.record(name, module, end, bytes));
+    }
+
+    /// Gives the kernel side's counts to every output.
+    pub fn totals(&mut self, monotonic_ns: u64, modules: &[KernelTotals]) {
+        self.sinks.iter_mut().for_each(|sink| sink.totals(monotonic_ns, modules));
     }
 
     /// Begins the session.
@@ -249,14 +270,19 @@ impl SinkSet {
 fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
     let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end } = spec.options;
     let text = TextOptions { utc_offset_s, multiline, color };
-    let render: Box<dyn Render> = match format {
+    let render: Option<Box<dyn Render>> = match format {
         Format::None => return Ok(Box::new(Count::new(&name))),
-        Format::Text => Box::new(Text::new(text)),
-        Format::Hex => Box::new(Hex::new(text)),
-        Format::Json => Box::new(Json::default()),
+        Format::Text => Some(Box::new(Text::new(text))),
+        Format::Hex => Some(Box::new(Hex::new(text))),
+        Format::Json => Some(Box::new(Json::default())),
+        Format::Recording => None,
     };
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("output {name} came without a descriptor"));
     let fd = spec.fd.ok_or_else(missing)?;
+    let render = match render {
+        Some(render) => render,
+        None => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
+    };
     let destination = FdDestination::new(fd, if shared { Sharing::Shared } else { Sharing::Own })?;
     Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), Limits::default())))
 }
@@ -278,7 +304,7 @@ mod tests {
             shared,
             quiet_end: shared,
         };
-        OutputSpec { options, fd: Some(fd.into()) }
+        OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }
     }
 
     fn content(mut file: std::fs::File) -> String {

@@ -165,6 +165,11 @@ impl Publisher {
         self.producer.now_at(None);
     }
 
+    /// A record as it came, for a recording.
+    pub fn record(&mut self, end: u64, bytes: &[u8]) {
+        self.send(|producer, on_full| producer.push_record(end, bytes, on_full));
+    }
+
     /// A record that is none: counted as seen, so that the sum stays exact.
     pub fn undecodable_record(&mut self, end: u64) {
         if end > self.resume_from {

@@ -1,10 +1,12 @@
-//! The pump: drains the kernel's ring, joins chunks, lets the module decode, hands the events to the collector.
+//! The pump: drains the kernel's ring (or a recording of one), joins chunks, lets the module decode, hands the events to the collector.
 //!
 //! What makes a restart exact: the ring's consumer position moves only after the events of everything before it are
 //! published, and never beyond the first record of a message that is still being joined. After a crash the next worker
 //! reads again from there; what the collector has had already (`resume_from`) is decoded for the module's state, but
 //! neither published nor counted a second time.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -14,16 +16,17 @@ use ecapture_plugin_api::abi::{
     call_error, record_flag,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::join::{Joiner, Message};
 use super::load::Module;
 use super::publish::Publisher;
+use super::source::{Recorded, Source};
 use crate::bpf::ring::{Doorbell, Ring};
-use crate::event::record::Header;
+use crate::event::record::{HEADER_LEN, Header};
 use crate::link::Producer;
 use crate::protocol::control::Control;
-use crate::protocol::{FromWorker, RunJob, ToWorker};
+use crate::protocol::{FromWorker, ReplayJob, Replayed, RunJob, ToWorker};
+use crate::recording::Reader;
 
 /// Records looked at before events are published and the position moves.
 const BATCH_RECORDS: usize = 4096;
@@ -64,26 +67,96 @@ pub fn run(module: &Module, host: HostApiV1_Ref, config: &str, job: &RunJob, fds
         decoder: decoding,
         publisher: Publisher::new(producer, job.resume_from),
         joiner: Joiner::default(),
-        job,
-        ring,
+        max_message: &job.max_message,
+        poisoned: &job.poisoned,
+        record: job.record,
+        source: ring,
         position,
+        seen: 0,
     };
     pump.publisher.hello(position);
     Control::say(&FromWorker::Ready);
     pump.run(&ring_fd, &doorbell)
 }
 
-struct Pump<'a> {
-    job: &'a RunJob,
-    ring: Ring,
+/// Decodes one module's records of a recording, and says how it ended.
+///
+/// # Errors
+/// As [`run`].
+pub fn replay(
+    module: &Module,
+    host: HostApiV1_Ref,
+    config: &str,
+    job: &ReplayJob,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Failed> {
+    let [file, link, bell]: [OwnedFd; 3] =
+        fds.try_into().map_err(|_| failed("start message", &"wrong number of descriptors"))?;
+    let producer = Producer::new(link, bell, job.link_bytes).map_err(|e| failed("link", &e))?;
+    let (reader, header) = Reader::new(BufReader::with_capacity(256 << 10, File::from(file)))
+        .map_err(|e| ("E-RECORDING".to_string(), e.to_string()))?;
+    let mut pump = Pump {
+        decoder: Decoding {
+            module,
+            host,
+            config,
+            decoder: new_decoder(module, host, config)?,
+            restarted: false,
+            careful_until: 0,
+        },
+        publisher: Publisher::new(producer, 0),
+        joiner: Joiner::default(),
+        max_message: &job.max_message,
+        poisoned: &[],
+        record: false,
+        source: Recorded::new(reader, job.module, header.monotonic_ns),
+        position: 0,
+        seen: 0,
+    };
+    pump.publisher.hello(0);
+    Control::say(&FromWorker::Ready);
+    loop {
+        let more = pump.source.fill();
+        while pump.round(!more)? {}
+        if pump.publisher.is_closed() {
+            return Err(failed("the link", &"the broker is gone"));
+        }
+        if !more {
+            break;
+        }
+    }
+    pump.finish()?;
+    let (ended, damage) = match pump.source.end.take() {
+        Some(Ok(ended)) => (Some(ended), None),
+        Some(Err(damage)) => (None, Some(damage)),
+        None => (None, None),
+    };
+    let now_ns = pump.source.now_ns();
+    let totals = ended.as_ref().and_then(|ended| ended.modules.get(usize::from(job.module)).cloned());
+    let monotonic_ns = ended.map_or(now_ns, |ended| ended.monotonic_ns.max(now_ns));
+    let (records, seen, lost) = (pump.source.records, pump.seen, pump.source.lost);
+    Control::say(&FromWorker::Replayed(Replayed { records, seen, lost, damage, totals, monotonic_ns }));
+    Ok(())
+}
+
+struct Pump<'a, S> {
+    /// Per stream: longest message.
+    max_message: &'a [u64],
+    /// Where records stand that are not to be decoded.
+    poisoned: &'a [u64],
+    /// Records go to the collector as well.
+    record: bool,
+    source: S,
     publisher: Publisher,
     decoder: Decoding<'a>,
     joiner: Joiner,
     /// Position up to which the ring has been looked at; ahead of the ring's own by what is not published yet.
     position: u64,
+    /// Messages, and records that are none.
+    seen: u64,
 }
 
-impl Pump<'_> {
+impl Pump<'_, Ring> {
     fn run(&mut self, ring: &OwnedFd, doorbell: &Doorbell) -> Result<(), Failed> {
         let (mut control, mut finish, mut last_record) = (Control::default(), false, Instant::now());
         loop {
@@ -100,7 +173,7 @@ impl Pump<'_> {
             if drained {
                 last_record = Instant::now();
             }
-            let empty = self.ring.produced() == self.position;
+            let empty = self.source.produced() == self.position;
             if finish && empty && !drained {
                 return self.finish();
             }
@@ -114,33 +187,42 @@ impl Pump<'_> {
             }
             // Armed first and looked at again then, so that a record between the two is not slept through.
             doorbell.arm();
-            if self.ring.produced() == self.position {
+            if self.source.produced() == self.position {
                 sleep(Some(ring), SLEEP);
             }
             doorbell.disarm();
         }
     }
+}
 
+impl<S: Source> Pump<'_, S> {
     /// One batch; true if there was any record in it.
     fn round(&mut self, finish: bool) -> Result<bool, Failed> {
-        let (before, now) = (self.position, monotonic_ns());
+        let (before, now) = (self.position, self.source.now_ns());
         let mut messages = Vec::new();
         // The messages borrow from the ring, so its position cannot be moved before they are let go.
         let limit = self.position + BATCH_BYTES;
         for _ in 0..BATCH_RECORDS {
-            let Some(record) = self.ring.next() else { break };
+            let Some(record) = self.source.next() else { break };
             let (start, end) = (record.start, record.end);
             self.position = end;
-            let taken = match Header::parse(record.data) {
-                _ if self.job.poisoned.contains(&start) => None,
+            let parsed = Header::parse(record.data);
+            if self.record {
+                // Without what pads it to its class of sizes.
+                let whole = parsed.map_or(record.data.len(), |(_, data)| HEADER_LEN + data.len());
+                self.publisher.record(end, record.data.get(..whole).unwrap_or(record.data));
+            }
+            let taken = match parsed {
+                _ if self.poisoned.contains(&start) => None,
                 Some((header, data)) => {
-                    let max = self.job.max_message.get(usize::from(header.stream)).copied();
+                    let max = self.max_message.get(usize::from(header.stream)).copied();
                     max.and_then(|max| self.joiner.take(header, data, (start, end), max, &mut messages).ok())
                 }
                 None => None,
             };
             if taken.is_none() {
                 self.publisher.undecodable_record(end);
+                self.seen += 1;
             }
             if end >= limit {
                 break;
@@ -149,7 +231,7 @@ impl Pump<'_> {
         let drained = self.position != before;
         // Records that are reserved but not submitted hide those behind them, so only an empty ring proves that nothing
         // older than `now` is to come.
-        let empty = self.ring.produced() == self.position;
+        let empty = self.source.produced() == self.position;
         if empty {
             self.joiner.expire(now, self.position, &mut messages);
         }
@@ -158,6 +240,7 @@ impl Pump<'_> {
         }
         // A message that was closed for its age has a position of its own behind the last record.
         let end = messages.last().map_or(self.position, |m| m.end.max(self.position));
+        self.seen += messages.len() as u64;
         self.decoder.decode(&messages, &mut self.publisher)?;
         drop(messages);
         if !drained {
@@ -166,20 +249,21 @@ impl Pump<'_> {
         }
         self.publisher.end_of_batch(end, if empty { now } else { 0 });
         let done = self.joiner.oldest_start().map_or(self.position, |start| start.min(self.position));
-        self.ring.commit(done).map_err(|e| failed("ring", &e))?;
+        self.source.commit(done).map_err(|e| failed("ring", &e))?;
         Ok(drained)
     }
 
     /// Nothing will come any more: what the decoder still holds goes out.
     fn finish(&mut self) -> Result<(), Failed> {
         Control::say(&FromWorker::Drained);
-        self.publisher.begin_tick(self.position, monotonic_ns());
+        let now = self.source.now_ns();
+        self.publisher.begin_tick(self.position, now);
         let result = self.decoder.decoder.finish(&mut abi::sink_mut(&mut self.publisher));
         // Every record has been decoded: starting again would lose what was emitted here and mend nothing.
         if let RResult::RErr(error) = result {
             complain("the decoder failed at the end", &error);
         }
-        self.publisher.end_of_batch(self.position, monotonic_ns());
+        self.publisher.end_of_batch(self.position, now);
         Ok(())
     }
 }
@@ -288,11 +372,6 @@ fn sleep(ring: Option<&OwnedFd>, time: Duration) {
     }
     // An interrupted sleep is a short one.
     let _ = poll(&mut fds, Some(&timeout));
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// What goes wrong without ending anything: said, and no more of it than a line.

@@ -22,6 +22,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "output",
     "pid",
     "quiet",
+    "record",
     "ring-size",
     "uid",
     "verbose",

@@ -15,7 +15,7 @@ use crate::link::Link;
 use crate::module::{Loaded, Trust};
 use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts};
 use crate::sandbox::Role;
-use crate::sink::OutputOptions;
+use crate::sink::{Format, OutputOptions};
 
 /// Longest message of a stream: what is joined, or one record. The fixed part that a module puts before the bytes is not
 /// part of its limit; no module's is longer than a page.
@@ -42,28 +42,36 @@ pub fn start_collector(
         manifest: module.manifest_text.clone(),
         link_bytes: super::LINK_BYTES,
         targets: prepared.targets.iter().map(|t| t.found.path.display().to_string()).collect(),
-    };
-    let outputs_as = |o: &Output| OutputOptions {
-        name: o.name.clone(),
-        format: options.format,
-        utc_offset_s: localtime::utc_offset_s(),
-        multiline: options.multiline,
-        color: o.terminal,
-        shared: o.inherited,
-        quiet_end: o.inherited,
+        build_id: module.image.build_id(),
+        config: options.config.clone(),
     };
     let start = CollectorStart {
         identity: prepared.identity,
         modules: vec![source],
-        outputs: outputs.iter().map(outputs_as).collect(),
+        outputs: collector_outputs(outputs, options.format, options.multiline),
         session: SessionFacts {
             host: watch::host_name(),
             kernel: attached.kernel_release.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
         count: options.count,
+        replay: None,
     };
     let fds: Vec<BorrowedFd<'_>> =
         [link.ring.as_fd(), link.bell.as_fd()].into_iter().chain(outputs.iter().map(|o| o.fd.as_fd())).collect();
     Attended::start(Role::Collector, "collector".into(), &start, &fds)
+}
+
+/// How each output is to be written.
+pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool) -> Vec<OutputOptions> {
+    let options = |o: &Output| OutputOptions {
+        name: o.name.clone(),
+        format: if o.recording { Format::Recording } else { format },
+        utc_offset_s: localtime::utc_offset_s(),
+        multiline,
+        color: o.terminal,
+        shared: o.inherited,
+        quiet_end: o.inherited,
+    };
+    outputs.iter().map(options).collect()
 }
