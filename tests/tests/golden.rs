@@ -1,0 +1,92 @@
+//! Recordings of real sessions, kept in `tests/golden/MODULE/`, decoded by the module of today: every event is the one that was
+//! agreed on. Needs no kernel, no root and no server.
+//!
+//! With `ECAPTURE_BLESS=1` the expected events are written anew; with `ECAPTURE_BLESS=record` the sessions are recorded anew
+//! before (that needs the servers and root). Look at the difference before it is committed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ecapture_tests::capture::{Capture, Modules, bin_dir};
+use ecapture_tests::mariadb::Mariadb;
+use ecapture_tests::mysql::Client;
+
+fn golden(module: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(module)
+}
+
+fn bless() -> Option<String> {
+    std::env::var("ECAPTURE_BLESS").ok()
+}
+
+/// Decodes every recording of a module and compares.
+fn compare(module: &str) {
+    let file = bin_dir().join(format!("libecap_{module}.so"));
+    let mut compared = 0;
+    for recording in std::fs::read_dir(golden(module)).unwrap().map(|e| e.unwrap().path()) {
+        if recording.extension().is_none_or(|e| e != "ecaprec") {
+            continue;
+        }
+        let output = Command::new(bin_dir().join("ecapture"))
+            .args(["module", "replay", "-q", "-o", "json"])
+            .args([&file, &recording])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let events = String::from_utf8(output.stdout).unwrap();
+        let expected = recording.with_extension("jsonl");
+        if bless().is_some() {
+            std::fs::write(&expected, &events).unwrap();
+        }
+        let expected = std::fs::read_to_string(expected).unwrap();
+        for (number, (now, then)) in events.lines().zip(expected.lines()).enumerate() {
+            assert_eq!(now, then, "{}: line {}", recording.display(), number + 1);
+        }
+        assert_eq!(events.lines().count(), expected.lines().count(), "{}", recording.display());
+        assert!(events.lines().count() > 10, "{} is no session", recording.display());
+        compared += 1;
+    }
+    assert!(compared > 0, "no recording of {module}");
+}
+
+#[test]
+fn mysql() {
+    if bless().as_deref() == Some("record") {
+        record_mysql();
+    }
+    compare("mysql");
+}
+
+/// One of everything that the module tells apart.
+fn record_mysql() {
+    let server = Mariadb::start();
+    let recording = golden("mysql").join("mariadb-10.11.ecaprec");
+    let modules = Modules::with(&["mysql"]);
+    let args = ["mysql", "--pid", &server.pid().to_string(), "-o", "none", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    let mut one = Client::connect(&server.socket()).unwrap();
+    for text in [
+        "create database shop",
+        "create table shop.orders (id int primary key, item varbinary(300))",
+        "insert into shop.orders values (1, 'kettle'), (2, 'teapot')",
+        "select * from shop.orders",
+        "insert into shop.orders values (1, 'again')",
+        "selec nonsense",
+        "select 'a line\n and another', \"\u{fc}ml\u{e4}ut\"",
+    ] {
+        one.query(text.as_bytes()).unwrap();
+    }
+    one.query(b"select 1 /* \xff\xfe\0 */").unwrap();
+    let mut two = Client::connect(&server.socket()).unwrap();
+    let insert = two.prepare(b"insert into shop.orders values (?, ?)").unwrap().unwrap();
+    two.execute(insert, &[b"3", b"cups"]).unwrap();
+    two.execute(insert, &[b"3", b"twice"]).unwrap();
+    two.close(insert).unwrap();
+    assert!(two.prepare(b"select ? from nowhere.at_all").unwrap().is_err());
+    // In chunks.
+    one.query(&[b"select 2 /* ".to_vec(), vec![b'x'; 100_000], b" */".to_vec()].concat()).unwrap();
+    two.quit().unwrap();
+    one.quit().unwrap();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+}
