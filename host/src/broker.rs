@@ -21,6 +21,14 @@ use crate::module::Loaded;
 
 pub use prepare::{Prepared, Request, prepare};
 
+/// What a check of a module uses of a run.
+pub(crate) mod checks {
+    pub use super::attend::{Attended, printable};
+    pub use super::plan::{check_configured as configured, request as detected};
+    pub use super::prepare::{objects, worker_start};
+    pub(crate) use super::session::{LINK_BYTES, max_message, run as capture};
+}
+
 /// Captures with one module until the user or the options end it.
 ///
 /// # Errors

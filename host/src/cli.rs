@@ -1,5 +1,6 @@
 //! The command line: modules become commands here. Parses to plain values, resolves, and hands over to the broker.
 
+mod check;
 mod command;
 mod completion;
 mod duration;

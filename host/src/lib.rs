@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod broker;
+pub mod check;
 pub mod cli;
 pub mod collector;
 pub mod event;

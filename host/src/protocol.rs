@@ -110,6 +110,8 @@ pub enum FromWorker {
     Failed(String, String),
     /// A line for the log: level (0 error .. 4 trace) and text.
     Log(u8, String),
+    /// The decoder panicked, or gave itself up, and was made anew.
+    DecoderFailed(String),
     /// The pump is running.
     Ready,
     /// Still alive; said once a second.
@@ -290,5 +292,9 @@ pub enum FromCollector {
         text: String,
         /// Events that some output could not take.
         sink_lost: u64,
+        /// Events that no manifest declares.
+        undeclared: u64,
+        /// All counts, by module.
+        totals: Vec<ModuleTotals>,
     },
 }

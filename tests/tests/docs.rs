@@ -66,6 +66,28 @@ fn every_code_is_explained_with_exit_code_and_remedy() {
     }
 }
 
+/// Every `"C-..."` literal of the check.
+#[test]
+fn every_finding_is_explained() {
+    let mut sources = Vec::new();
+    files(&root().join("host/src/check"), "rs", &mut sources);
+    let document = read("docs/module-check.md");
+    let mut codes = BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(&source).unwrap();
+        for part in text.split("\"C-").skip(1) {
+            let code: String = part.chars().take_while(|c| c.is_ascii_uppercase() || *c == '-').collect();
+            codes.insert(format!("C-{}", code.trim_end_matches('-')));
+        }
+    }
+    assert!(codes.len() > 10, "{codes:?}");
+    let explained: BTreeSet<String> = document
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `C-")?.split_once('`').map(|(code, _)| format!("C-{code}")))
+        .collect();
+    assert_eq!(codes, explained, "left: codes of the source, right: docs/module-check.md");
+}
+
 #[test]
 fn exit_codes_are_said_alike_everywhere() {
     let said = "0 done, 1 failed, 2 usage, 3 module refused, 4 no privilege or kernel support";

@@ -114,7 +114,11 @@ fn target_remedy(module: &Loaded) -> String {
     }
 }
 
-fn objects(module: &Loaded) -> Result<Objects, Failure> {
+/// The eBPF objects of a module, parsed.
+///
+/// # Errors
+/// `E-BPF`.
+pub fn objects(module: &Loaded) -> Result<Objects, Failure> {
     let mut objects = BTreeMap::new();
     for listed in &module.manifest.bpf {
         let refused = |e: String| {
@@ -164,7 +168,11 @@ async fn ask_module(
                 FromWorker::Failed(code, text) => failed = Some((code, text)),
                 FromWorker::Log(level, text) => super::watch::log(name, level, &text),
                 FromWorker::Done => done = true,
-                FromWorker::Ready | FromWorker::Beat | FromWorker::Drained | FromWorker::Replayed(_) => {}
+                FromWorker::Ready
+                | FromWorker::Beat
+                | FromWorker::Drained
+                | FromWorker::Replayed(_)
+                | FromWorker::DecoderFailed(_) => {}
             }
         }
     };

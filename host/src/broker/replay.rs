@@ -144,6 +144,9 @@ async fn watch_over(
                 Some(FromWorker::Boundary(report)) => watch::boundary(name, &report),
                 Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
                 Some(FromWorker::Failed(code, text)) => failed = Some(format!("{}: {}", printable(&code), printable(&text))),
+                Some(FromWorker::DecoderFailed(text)) => {
+                    tracing::warn!("{name}: the decoder failed {}", printable(&text));
+                }
                 Some(FromWorker::Replayed(what)) => replayed = Some(what),
                 Some(_) => {}
                 None => {
@@ -170,7 +173,7 @@ async fn watch_over(
                     return Err(Failure::new("E-MODULE", format!("module {name}: {}", printable(&why))));
                 }
                 Some(FromCollector::NobodyListens) => return Ok(replayed.unwrap_or_default()),
-                Some(FromCollector::Done { text, sink_lost }) => {
+                Some(FromCollector::Done { text, sink_lost, .. }) => {
                     if !options.quiet {
                         text.lines().for_each(|line| eprintln!("ecapture: {}", printable(line)));
                     }

@@ -25,12 +25,13 @@ use crate::module::Loaded;
 use crate::protocol::{FromCollector, FromWorker, KernelTotals, RunJob, ToCollector, ToWorker, WorkerJob};
 use crate::sandbox::{Role, privileges};
 use crate::target::process;
+pub(super) use collector::collector_outputs;
+pub(crate) use collector::max_message;
 use collector::start_collector;
-pub(super) use collector::{collector_outputs, max_message};
 use signals::Signals;
 
 /// Room for events between worker and collector. The largest event is a quarter of it.
-pub(super) const LINK_BYTES: u64 = 8 << 20;
+pub(crate) const LINK_BYTES: u64 = 8 << 20;
 /// A child says something at least every second; after this long without a word it hangs.
 const HUNG: Duration = Duration::from_secs(10);
 /// For the walls, the load of the module and its decoder.
@@ -280,7 +281,7 @@ impl<'a> Session<'a> {
                 Happened::Worker(message) => self.worker_says(message).await,
                 Happened::RestartDue => self.restart().await,
                 Happened::Tick => self.look_around(),
-                Happened::Collector(Some(FromCollector::Done { text, sink_lost })) => {
+                Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
                     return self.finish(&text, sink_lost);
                 }
@@ -343,6 +344,9 @@ impl<'a> Session<'a> {
             }
             Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
             Some(FromWorker::Failed(_, text)) => tracing::error!("{name}: {}", printable(&text)),
+            Some(FromWorker::DecoderFailed(text)) => {
+                tracing::warn!("{name}: the decoder failed {}", printable(&text));
+            }
             Some(FromWorker::Ready) => {
                 tracing::debug!("{name}: the worker is ready again");
                 self.ready = true;

@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
 use super::duration::{duration, size};
-use super::{completion, replay};
+use super::{check, completion, replay};
 use crate::module::Catalog;
 
 /// Heading of the options that every module has.
@@ -153,6 +153,7 @@ fn module_command() -> Command {
                 .arg(flag("json", "As JSON")),
         )
         .subcommand(replay::command())
+        .subcommand(check::command())
 }
 
 fn completion_command() -> Command {

@@ -15,6 +15,9 @@ use crate::module::{Catalog, Facts, Loaded, escape, info};
 /// Runs one of the sub-commands.
 pub fn run(catalog: &Catalog, facts: &Facts, matches: &ArgMatches) -> Result<Exit, Failure> {
     let Some((verb, matches)) = matches.subcommand() else { return Ok(Exit::Usage) };
+    if verb == "check" {
+        return super::check::run(facts, matches);
+    }
     if verb == "replay" {
         return super::replay::run(facts, matches);
     }

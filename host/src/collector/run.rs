@@ -284,7 +284,9 @@ impl Collector {
         self.say(notices);
         self.out.sinks.add_losses(&mut summary);
         let sink_lost = reports.iter().map(|r| r.lost).sum();
-        Control::say(&FromCollector::Done { text: summary_text(&summary), sink_lost });
+        let undeclared = self.sources.iter().map(|s| s.intake.undeclared).sum();
+        let text = summary_text(&summary);
+        Control::say(&FromCollector::Done { text, sink_lost, undeclared, totals: summary.modules });
     }
 }
 
@@ -356,10 +358,12 @@ impl Out {
     fn event(&mut self, source: &mut Intake, bytes: &[u8], mail: &mut Mail) {
         let Ok(view) = View::decode(bytes) else {
             source.malformed += 1;
+            source.undeclared += 1;
             return;
         };
         let fixed = &view.fixed;
         let schema = source.schema.event(fixed.event);
+        source.undeclared += u64::from(schema.is_none());
         // Streams, connections and secrets are for parsers that this version does not have: refused with the plan.
         let (Some(schema), role::OUTPUT) = (schema, fixed.role) else {
             source.malformed += 1;

@@ -35,6 +35,8 @@ pub struct Intake {
     pub events: u64,
     /// Events of roles that nobody here takes, and malformed ones.
     pub malformed: u64,
+    /// Of these, events that the manifest does not declare, or that are none.
+    pub undeclared: u64,
     /// Bytes that events said were missing.
     pub truncated_bytes: u64,
     /// Columns that did not fit the manifest.
@@ -60,6 +62,7 @@ impl Source {
             counts: BatchCounts::default(),
             events: 0,
             malformed: 0,
+            undeclared: 0,
             truncated_bytes: 0,
             columns_refused: 0,
             late: 0,

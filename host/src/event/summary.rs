@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 macro_rules! totals {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         /// Totals of one module.
-        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct ModuleTotals {
             /// The module.
             pub module: String,

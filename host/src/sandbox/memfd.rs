@@ -23,6 +23,11 @@ pub fn sealed_copy(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// An empty memory file, to be written and read.
+pub fn scratch(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
 /// Size of an open file. std's and memmap2's way (statx, newfstatat) is refused inside the boundary, since those calls
 /// take paths as well; this one is fstat(2) and nothing else.
 pub fn file_size(fd: impl AsFd) -> io::Result<u64> {

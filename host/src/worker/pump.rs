@@ -261,7 +261,7 @@ impl<S: Source> Pump<'_, S> {
         let result = self.decoder.decoder.finish(&mut abi::sink_mut(&mut self.publisher));
         // Every record has been decoded: starting again would lose what was emitted here and mend nothing.
         if let RResult::RErr(error) = result {
-            complain("the decoder failed at the end", &error);
+            Control::say(&FromWorker::DecoderFailed(format!("at its end: {}", short(&error))));
         }
         self.publisher.end_of_batch(self.position, now);
         Ok(())
@@ -310,7 +310,7 @@ impl Decoding<'_> {
         let culprit = if error.record == NO_RECORD { given - 1 } else { (error.record as usize).min(given - 1) };
         publisher.failed_on(culprit);
         publisher.not_reached(culprit + 1);
-        complain("the decoder failed and is made anew, without its state", error);
+        Control::say(&FromWorker::DecoderFailed(format!("and is made anew, without its state: {}", short(error))));
         self.decoder = new_decoder(self.module, self.host, self.config)?;
         self.restarted = true;
         Ok(culprit + 1)
@@ -376,8 +376,11 @@ fn sleep(ring: Option<&OwnedFd>, time: Duration) {
 
 /// What goes wrong without ending anything: said, and no more of it than a line.
 fn complain(what: &str, error: &ModuleError) {
-    let text: String = error.message.chars().take(300).collect();
-    Control::say(&FromWorker::Log(1, format!("{what}: {text}")));
+    Control::say(&FromWorker::Log(1, format!("{what}: {}", short(error))));
+}
+
+fn short(error: &ModuleError) -> String {
+    error.message.chars().take(300).collect()
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Failed {

@@ -164,3 +164,23 @@ pub fn tick<D: Decode>(decoder: &mut D, now_ns: u64, sink: &mut Collected) -> Re
 pub fn finish<D: Decode>(decoder: &mut D, sink: &mut Collected) -> Result<(), Error> {
     decoder.finish(&mut Out::new(sink))
 }
+
+/// Has `ecapture module check` look at a built module, for `cargo test`. Runs the program that the variable `ECAPTURE` names, or
+/// `ecapture` on the path; `args` as on its command line (`["--level", "robust", "--recording", ...]`).
+///
+/// # Errors
+///
+/// What was found, as text for people. `Ok(false)`: there is no such program, so nothing was checked; say so.
+pub fn conformance(module: &std::path::Path, args: &[&str]) -> Result<bool, String> {
+    let program = std::env::var_os("ECAPTURE").unwrap_or_else(|| "ecapture".into());
+    let output = std::process::Command::new(&program).args(["module", "check"]).arg(module).args(args).output();
+    match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(format!("{}: {error}", program.display())),
+        Ok(output) if output.status.success() => Ok(true),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Err(text(&output.stdout) + &text(&output.stderr))
+        }
+    }
+}
