@@ -15,4 +15,5 @@ pub mod sandbox;
 pub mod scout;
 pub mod sink;
 pub mod target;
+pub mod template;
 pub mod worker;

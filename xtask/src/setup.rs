@@ -33,6 +33,8 @@ const NEEDS: &[Need] = &[
         package: "mariadb-server-core",
         why: "is what the demo and the tests capture from",
     },
+    Need { paths: &["/usr/bin/python3"], package: "python3", why: "is captured from through SQLite" },
+    Need { paths: &["/usr/bin/sqlite3"], package: "sqlite3", why: "is captured from as well" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];

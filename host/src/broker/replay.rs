@@ -141,7 +141,8 @@ async fn watch_over(
         tokio::select! {
             () = signals.next() => return Err(Failure::new("E-INTERRUPTED", "left before the end of the recording")),
             message = worker.receive::<FromWorker>(), if working => match message {
-                Some(FromWorker::Boundary(report)) => watch::boundary(name, &report),
+                // Who they are is no news: this process gave everything up itself.
+                Some(FromWorker::Boundary(_)) => {}
                 Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
                 Some(FromWorker::Failed(code, text)) => failed = Some(format!("{}: {}", printable(&code), printable(&text))),
                 Some(FromWorker::DecoderFailed(text)) => {
@@ -166,7 +167,6 @@ async fn watch_over(
                 }
             },
             message = collector.receive::<FromCollector>() => match message {
-                Some(FromCollector::Boundary(report)) => watch::boundary("collector", &report),
                 Some(FromCollector::Log(level, text)) => watch::log("collector", level, &text),
                 Some(FromCollector::OutputFailed(what)) => tracing::error!("{}", printable(&what)),
                 Some(FromCollector::Hostile(_, why)) => {

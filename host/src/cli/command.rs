@@ -152,6 +152,17 @@ fn module_command() -> Command {
                 .arg(Arg::new("target").long("target").value_name("FILE").required(true).help("The program or library"))
                 .arg(flag("json", "As JSON")),
         )
+        .subcommand(
+            Command::new("new")
+                .about("Make a workspace for a module of your own, with the SDK in it")
+                .arg(Arg::new("name").value_name("NAME").required(true).help("What it is to be called"))
+                .arg(
+                    Arg::new("dir")
+                        .long("dir")
+                        .value_name("DIR")
+                        .help("Where, instead of a directory of that name here"),
+                ),
+        )
         .subcommand(replay::command())
         .subcommand(check::command())
 }

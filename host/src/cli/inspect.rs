@@ -1,7 +1,7 @@
 //! `ecapture module info | plan`: looks at modules, changes nothing, needs no privilege.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use ecapture_plugin_api::plan::Config;
@@ -11,10 +11,16 @@ use super::{internal, load, print, unknown};
 use crate::broker::{self, Prepared, Request};
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, escape, info};
+use crate::template;
 
 /// Runs one of the sub-commands.
 pub fn run(catalog: &Catalog, facts: &Facts, matches: &ArgMatches) -> Result<Exit, Failure> {
     let Some((verb, matches)) = matches.subcommand() else { return Ok(Exit::Usage) };
+    if verb == "new" {
+        let name = matches.get_one::<String>("name").map(String::as_str).unwrap_or_default();
+        let made = template::make(name, matches.get_one::<String>("dir").map(Path::new))?;
+        return print(&next_steps(name, &made));
+    }
     if verb == "check" {
         return super::check::run(facts, matches);
     }
@@ -39,6 +45,16 @@ pub fn run(catalog: &Catalog, facts: &Facts, matches: &ArgMatches) -> Result<Exi
     let request = Request { config: &config, targets: &[target], pids: &[] };
     let prepared = broker::block_on(broker::prepare(&module, &request))?;
     if as_json { plan_json(&prepared) } else { print(&plan_text(&module, &prepared)) }
+}
+
+/// What to type next.
+fn next_steps(name: &str, made: &Path) -> String {
+    let dir = escape::os(made.as_os_str());
+    format!(
+        "{dir}: a module that captures from SQLite; make it yours\n\n  cd {dir}\n  cargo build --release\n  \
+         ecapture module check target/release/libecap_{name}.so --level robust\n  \
+         sudo ecapture --modules-dir target/release --allow-untrusted {name}\n\ndocs/writing-a-module.md tells how.\n"
+    )
 }
 
 /// The mode asked for, or the module's default.

@@ -386,7 +386,7 @@ impl Out {
             uid: fixed.uid,
             cgroup: fixed.cgroup,
             comm: fixed.comm.get(..comm_len).unwrap_or_default(),
-            exe: exe.as_deref().map(str::as_bytes).or(target),
+            exe: exe.as_deref().map(str::as_bytes).or(target.filter(|_| source.targets_are_programs)),
             container: None,
             target,
             stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: fixed.stream_offset }),

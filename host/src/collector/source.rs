@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use ecapture_plugin_api::manifest::Manifest;
+use ecapture_plugin_api::manifest::{Manifest, TargetKind};
 
 use crate::event::{Schema, Summary};
 use crate::link::{Consumer, LinkError, Positions};
@@ -25,6 +25,8 @@ pub struct Intake {
     pub schema: Schema,
     /// Target number -> path.
     pub targets: Vec<String>,
+    /// A target is the program itself; false where it may be a library in any program.
+    pub targets_are_programs: bool,
     /// What has come, so that nothing is taken twice.
     pub positions: Positions,
     /// End of the last batch that came whole: where a new worker goes on counting.
@@ -57,6 +59,7 @@ impl Source {
         let intake = Intake {
             schema,
             targets: module.targets,
+            targets_are_programs: manifest.targets.iter().all(|t| t.kind == TargetKind::Executable),
             positions: Positions::default(),
             batch_end: 0,
             counts: BatchCounts::default(),
