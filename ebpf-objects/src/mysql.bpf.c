@@ -338,7 +338,9 @@ ECAP_INLINE void end_result_set(struct pt_regs *ctx, struct command *command, __
 		add_rows(ctx, command);
 }
 
-/* MariaDB: _ZN8Protocol12net_send_eofEP3THDjj (this, thd, status, warnings), 4 arguments.
+/* MariaDB: _ZN8Protocol12net_send_eofEP3THDjj (this, thd, status, warnings), 4 arguments; and, where the compiler has put
+ * copies of it there, _ZN8Protocol8send_eofEjj (this, status, warnings), 3 arguments, and
+ * _ZN8Protocol22end_partial_result_setEP3THD (this, thd), none.
  * MySQL: _ZN16Protocol_classic8send_eofEjj (this, status, warnings), 3 arguments. */
 SEC("uprobe")
 int mysql_eof(struct pt_regs *ctx)
@@ -346,12 +348,14 @@ int mysql_eof(struct pt_regs *ctx)
 	struct command *command = current_command();
 	if (!command)
 		return 0;
-	if (ecap_probe_arg(ctx) == MYSQL_CONVENTION_MYSQL) {
+	if (ecap_probe_arg(ctx) == MYSQL_EOF_WITHOUT_THD)
 		end_result_set(ctx, command, (__u32)ecap_arg1(ctx), (__u32)ecap_arg2(ctx));
-	} else {
+	else if (ecap_probe_arg(ctx) == MYSQL_EOF_PARTIAL)
+		end_result_set(ctx, command, command->end.status, 0);
+	else
 		end_result_set(ctx, command, (__u32)ecap_arg2(ctx), (__u32)ecap_arg3(ctx));
-		command->eof_announced = 1;
-	}
+	/* Means nothing for MySQL, which sends that packet itself. */
+	command->eof_announced = 1;
 	return 0;
 }
 

@@ -112,6 +112,13 @@ enum mysql_convention {
 	MYSQL_CONVENTION_MYSQL = 1, /* dispatch_command(THD*, const COM_DATA*, command); Protocol_classic's own methods */
 };
 
+/* How the function that mysql_eof is on is called: the probe's argument. */
+enum mysql_eof_call {
+	MYSQL_EOF_WITH_THD = 0,    /* (this, THD *, status, warnings) */
+	MYSQL_EOF_WITHOUT_THD = 1, /* (this, status, warnings) */
+	MYSQL_EOF_PARTIAL = 2,     /* (this, THD *): the status is not given, and there are no warnings */
+};
+
 /* One row of `ecap_layouts`, 32 bytes, written by the detector for one target file. */
 struct mysql_layout {
 	__u32 valid;            /*  0 1 */

@@ -18,6 +18,8 @@ pub trait Image {
     fn has_function(&self, name: &str) -> bool;
     /// The first bytes of a function's code, at most `most`; `None` if it is not there.
     fn code(&self, name: &str, most: usize) -> Option<&[u8]>;
+    /// Whether the code of one function calls or jumps to another by its address.
+    fn calls(&self, name: &str, other: &str) -> bool;
     /// Sections that hold initialised data: name and bytes.
     fn data_sections(&self) -> Vec<(&str, &[u8])>;
     /// Whether the file has a table of symbols at all.
@@ -72,8 +74,9 @@ pub fn detect(image: &impl Image) -> Result<Detection, String> {
             Ok(detect_convention(image, convention, dispatch, note))
         }
         None => Err(format!(
-            "no function dispatch_command that this module knows (MariaDB 10.5 and later, MySQL 5.7 and later) is \
-             among the file's symbols: {REMEDY}"
+            "no function dispatch_command that this module knows is among the file's symbols, neither that of {}: {REMEDY}, \
+             or name the function with --funcname",
+            convention::known(),
         )),
     }
 }
@@ -97,6 +100,11 @@ fn detect_convention(image: &impl Image, convention: &'static Convention, dispat
     let mut notes = vec![note, format!("version {}: {}", version.text, version.how)];
     let mut hooks = Vec::new();
     for hook in convention.hooks {
+        if let Some(other) = hook.only_if_calls {
+            let copies = hook.symbols.iter().copied().filter(|name| image.calls(name, other));
+            hooks.extend(copies.map(|symbol| Placed { hook, symbol: symbol.to_owned() }));
+            continue;
+        }
         let known = || hook.symbols.iter().copied().find(|name| image.has_function(name));
         match if hook.required { Some(dispatch) } else { known() } {
             Some(symbol) => hooks.push(Placed { hook, symbol: symbol.to_owned() }),

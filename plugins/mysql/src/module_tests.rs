@@ -109,13 +109,37 @@ fn a_made_up_mysql() {
     assert!(plan.probes.iter().all(|probe| probe.arg == 1));
 }
 
+/// Debian 13's MariaDB: the compiler has put copies of net_send_eof where it would be called from.
+#[test]
+fn functions_that_end_result_sets_themselves_are_probed_too() {
+    const SEND_EOF: &str = "_ZN8Protocol8send_eofEjj";
+    let plan = |code: &[u8]| {
+        let functions = [
+            (MARIADB_DISPATCH, RET),
+            ("my_net_write", RET),
+            (SEND_EOF, code),
+            ("_ZN8Protocol12net_send_eofEP3THDjj", RET),
+        ];
+        let probes = answer(&elf(&functions, b""), None).probes;
+        let eof = probes.into_iter().filter(|probe| probe.program == "mysql_eof");
+        eof.map(|probe| (probe.at, probe.args, probe.arg)).collect::<Vec<_>>()
+    };
+    let symbol = |name: &str| Locator::Symbol(name.to_owned());
+    let usual = (symbol("_ZN8Protocol12net_send_eofEP3THDjj"), 4, 0);
+    // A call to the function right before it.
+    let copy = [0xe8, 0xfa, 0xff, 0xff, 0xff, 0xc3];
+    assert_eq!(plan(&copy), [usual.clone(), (symbol(SEND_EOF), 3, 1)]);
+    assert_eq!(plan(RET), [usual]);
+}
+
 #[test]
 fn files_that_can_not_be_captured_from_say_why_and_what_to_do() {
     let refused = |bytes: &[u8]| answer(bytes, None).unsupported.unwrap();
     assert!(refused(b"#!/bin/sh\n").contains("ELF"));
     assert!(refused(&elf(&[], b"")).contains("no symbols"));
     let other = refused(&elf(&[("main", RET)], b""));
-    assert!(other.contains("dispatch_command") && other.contains("--mysqld"), "{other}");
+    assert!(other.contains(MARIADB_DISPATCH) && other.contains(MYSQL_DISPATCH), "{other}");
+    assert!(other.contains("--mysqld") && other.contains("--funcname"), "{other}");
     let reason = answer(&elf(&[("main", RET)], b""), Some("dispatch")).unsupported.unwrap();
     assert!(reason.contains("no function dispatch") && reason.contains("--funcname"), "{reason}");
 }

@@ -64,6 +64,16 @@ pub mod convention {
     pub const MYSQL: u32 = 1;
 }
 
+/// `enum mysql_eof_call`: how the function that `mysql_eof` is on is called.
+pub mod eof {
+    /// (this, THD, status, warnings).
+    pub const WITH_THD: u32 = 0;
+    /// (this, status, warnings).
+    pub const WITHOUT_THD: u32 = 1;
+    /// (this, THD); the status is not given.
+    pub const PARTIAL: u32 = 2;
+}
+
 /// `product` of the layout row, which the kernel side hands through to START unread. 0: not known.
 pub mod product {
     /// MariaDB.

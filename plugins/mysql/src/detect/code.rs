@@ -87,6 +87,17 @@ pub fn packet_number_of_thd(code: &[u8]) -> Option<u32> {
     field(offset, 4).filter(|_| code.starts_with(&[0xc3])).map(|field| field.offset)
 }
 
+/// Whether the code, which is at `address`, has a `call` or `jmp` to `to`. Looks at every byte, not at instructions: that
+/// four bytes of something else are this very distance is one chance in billions.
+pub fn calls(code: &[u8], address: u64, to: u64) -> bool {
+    (address..).zip(code.windows(5)).any(|(at, bytes)| match bytes {
+        [0xe8 | 0xe9, distance @ ..] => distance
+            .first_chunk::<4>()
+            .is_some_and(|d| at.wrapping_add(5).wrapping_add_signed(i32::from_le_bytes(*d).into()) == to),
+        _ => false,
+    })
+}
+
 /// The displacement if the code ends with `mov disp8(register),%eax`.
 fn loads_eax(code: &[u8]) -> Option<u8> {
     match code {
@@ -215,9 +226,19 @@ mod tests {
         assert_eq!(packet_number_of_thd(&mysql[..14]), None);
     }
 
+    #[test]
+    fn calls_and_jumps_are_found_wherever_they_go() {
+        let call = [0x90, 0xe8, 0xfa, 0x0f, 0, 0, 0xc3];
+        assert!(calls(&call, 0x1000, 0x2000) && !calls(&call, 0x1000, 0x2001));
+        assert!(calls(&[0xe9, 0xfb, 0xff, 0xff, 0xff], 7, 7), "to itself");
+        assert!(!calls(&call[..5], 0x1000, 0x2000) && !calls(&[], 0, 0));
+        assert!(!calls(&[0xe8; 40], u64::MAX - 3, 1), "at the end of all addresses");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_never_panic(code in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _any = calls(&code, u64::MAX - 9, 5);
             let _either = (thread_id(&code), net(&code), packet_number_of_net(&code), packet_number_of_thd(&code));
         }
     }
