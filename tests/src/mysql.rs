@@ -3,25 +3,65 @@
 //! Of our own because a test must know every byte: libraries add statements of their own and hide what the server said.
 
 use std::io::{self, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 const COM_QUIT: u8 = 1;
 const COM_INIT_DB: u8 = 2;
 const COM_QUERY: u8 = 3;
+const COM_CHANGE_USER: u8 = 0x11;
 const COM_STMT_PREPARE: u8 = 0x16;
 const COM_STMT_EXECUTE: u8 = 0x17;
 const COM_STMT_CLOSE: u8 = 0x19;
 
 /// PROTOCOL_41, CONNECT_WITH_DB off, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
+const CONNECT_WITH_DB: u32 = 8;
 const MORE_RESULTS: u16 = 8;
 const MAX_PACKET: usize = 0xff_ffff;
 
+/// A way to the server.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+        })
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(into),
+            Self::Tcp(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(from),
+            Self::Tcp(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One connection.
 pub struct Client {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
+    reader: BufReader<Stream>,
+    writer: Stream,
     /// Connection id, as the server gave it.
     pub id: u32,
 }
@@ -47,31 +87,82 @@ pub struct Prepared {
 }
 
 impl Client {
-    /// Connects; the server must let everybody in.
+    /// Connects as `test`, who needs no password.
     ///
     /// # Errors
     /// Of the socket, or what the server refused.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let writer = UnixStream::connect(socket)?;
+        Self::connect_as(socket, "test", "")
+    }
+
+    /// Connects as a user without a password, with a current database if it has a name.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_as(socket: &Path, user: &str, database: &str) -> io::Result<Self> {
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), user, database)
+    }
+
+    /// The same over the network. Gives the client's own address as well.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_tcp(server: SocketAddr, user: &str, database: &str) -> io::Result<(Self, SocketAddr)> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        let own = stream.local_addr()?;
+        Ok((Self::log_in(Stream::Tcp(stream), user, database)?, own))
+    }
+
+    fn log_in(writer: Stream, user: &str, database: &str) -> io::Result<Self> {
         let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0 };
         let (_, hello) = client.read_packet()?;
         // Protocol version, server version (NUL-terminated), connection id.
         let id_at = 1 + hello[1..].iter().position(|b| *b == 0).ok_or_else(|| io::Error::other("no greeting"))? + 1;
         client.id = u32::from_le_bytes(hello[id_at..id_at + 4].try_into().map_err(io::Error::other)?);
         let mut login = Vec::new();
-        login.extend(CAPABILITIES.to_le_bytes());
+        let with_database = if database.is_empty() { 0 } else { CONNECT_WITH_DB };
+        login.extend((CAPABILITIES | with_database).to_le_bytes());
         login.extend(0x0100_0000u32.to_le_bytes());
         login.push(45); // utf8mb4
         login.extend([0; 23]);
-        login.extend(b"test\0");
-        login.push(0); // no password
-        login.extend(b"mysql_native_password\0");
+        login.extend(credentials(user, database, !database.is_empty()));
+        login.extend(plugin_of(&hello));
+        login.push(0);
         client.write_packet(1, &login)?;
-        let (_, answer) = client.read_packet()?;
-        match answer.first() {
-            Some(0) => Ok(client),
-            _ => Err(io::Error::other(format!("login refused: {}", String::from_utf8_lossy(&answer)))),
+        client.authenticate()?;
+        Ok(client)
+    }
+
+    /// What follows the login: the server may want another way of proving who one is. There is no password, so there is
+    /// nothing to prove.
+    fn authenticate(&mut self) -> io::Result<()> {
+        loop {
+            let (sequence, answer) = self.read_packet()?;
+            match answer.first() {
+                Some(0) => return Ok(()),
+                Some(0xfe) => {
+                    let native = answer[1..].starts_with(b"mysql_native_password\0");
+                    self.write_packet(sequence.wrapping_add(1), if native { &[] } else { &[0] })?;
+                }
+                // Fast authentication did it; OK follows.
+                Some(1) if answer.get(1) == Some(&3) => {}
+                _ => {
+                    let answer = String::from_utf8_lossy(&answer).into_owned();
+                    return Err(io::Error::other(format!("login refused: {answer}")));
+                }
+            }
         }
+    }
+
+    /// COM_CHANGE_USER.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn change_user(&mut self, user: &str, database: &str) -> io::Result<()> {
+        let body = [&credentials(user, database, true)[..], &[45, 0], b"mysql_native_password\0"].concat();
+        self.command(COM_CHANGE_USER, &[&body])?;
+        self.authenticate()
     }
 
     /// COM_QUERY.
@@ -225,6 +316,22 @@ impl Client {
         self.reader.read_exact(&mut body)?;
         Ok((head[3], body))
     }
+}
+
+/// User, no password, and a database if the packet is to have one.
+fn credentials(user: &str, database: &str, with_database: bool) -> Vec<u8> {
+    let mut out = [user.as_bytes(), &[0, 0]].concat();
+    if with_database {
+        out.extend([database.as_bytes(), &[0]].concat());
+    }
+    out
+}
+
+/// The way of authentication that a greeting proposes: its last string.
+fn plugin_of(hello: &[u8]) -> &[u8] {
+    let hello = hello.strip_suffix(&[0]).unwrap_or(hello);
+    let at = hello.iter().rposition(|b| *b == 0).map_or(0, |nul| nul + 1);
+    &hello[at..]
 }
 
 fn is_eof(packet: &[u8]) -> bool {
