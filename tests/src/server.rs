@@ -74,7 +74,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that lets `test` in without a password.
+    /// Starts a server that lets `test` and `other` in without a password. (MariaDB lets in everybody.)
     ///
     /// # Errors
     /// Why the version can't be had here: a reason to skip a test.
@@ -82,6 +82,17 @@ impl Server {
     /// # Panics
     /// If the server does not answer within 30 s; its log is in the message.
     pub fn start(version: Version) -> Result<Self, String> {
+        Self::start_with(version, &[])
+    }
+
+    /// The same with more options.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    ///
+    /// # Panics
+    /// As [`Server::start`].
+    pub fn start_with(version: Version, more: &[&str]) -> Result<Self, String> {
         let packages = version.suite.root(&[version.package])?;
         let root = packages.copy(&[version.program]);
         fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
@@ -89,7 +100,7 @@ impl Server {
         let data = root.path().join("run/data");
         let mut options: Vec<String> = OPTIONS.iter().map(|option| (*option).to_owned()).collect();
         if version.product == "mysql" {
-            let made = packages.keep("data", |made| initialize(version, &packages, made));
+            let made = packages.keep("tables", |made| initialize(version, &packages, made));
             let status = Command::new("cp").arg("-a").arg(&made).arg(&data).status().expect("cp");
             assert!(status.success());
             options.extend(["--mysqlx=OFF", "--disable-log-bin"].map(str::to_owned));
@@ -101,6 +112,7 @@ impl Server {
         // Free now; another may take it before the server does, which then says so.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
         options.push(format!("--port={port}"));
+        options.extend(more.iter().map(|option| (*option).to_owned()));
         let log = File::create(root.path().join("log")).expect("log");
         let process = container::command(root.path(), version.program)
             .args(options)
@@ -157,7 +169,7 @@ impl Server {
         container::through(self.pid(), "/run/socket")
     }
 
-    /// Where it listens on the loopback network. MariaDB does so only if it knows its users.
+    /// Where it listens on the loopback network.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
@@ -198,12 +210,12 @@ fn own_dir(dir: &Path) {
     chown(dir, Some(NOBODY), Some(NOBODY)).expect("chown");
 }
 
-/// Lets MySQL make its tables, and the user of the tests.
+/// Lets MySQL make its tables, and the users of the tests.
 fn initialize(version: Version, packages: &Root, into: &Path) {
     let root = packages.copy(&[]);
     furnish(root.path());
     own_dir(&root.path().join("run/data"));
-    let users = "create user test@localhost;\ngrant all on *.* to test@localhost;\n";
+    let users = "create user test;\ngrant all on *.* to test;\ncreate user other;\ngrant all on *.* to other;\n";
     fs::write(root.path().join("run/users"), users).expect("users");
     let output = container::command(root.path(), version.program)
         .args(OPTIONS)

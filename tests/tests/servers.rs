@@ -1,5 +1,6 @@
 //! One module file, every version of the servers: each from its suite's packages, in a container of its own.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use ecapture_tests::capture::{Capture, Modules, read_events};
@@ -7,6 +8,7 @@ use ecapture_tests::mysql::{Answer, Client};
 use ecapture_tests::server::{MARIADB_10_5, MARIADB_10_11, MARIADB_11_8, MYSQL_9_7, Server, Version};
 use ecapture_tests::workload::Said;
 use ecapture_tests::{needs, skip_if, workload};
+use serde_json::Value;
 
 /// The module's answer about a server's program, as `ecapture module plan` shows it.
 fn plan(server: &Server) -> String {
@@ -26,9 +28,9 @@ fn start(server: &Server, more: &[&str]) -> (Modules, Capture) {
 
 /// A server, or the reason why there is none.
 macro_rules! server {
-    ($test:expr, $version:expr) => {{
+    ($test:expr, $version:expr $(, $option:expr)*) => {{
         skip_if!($test, needs::capture());
-        match Server::start($version) {
+        match Server::start_with($version, &[$($option),*]) {
             Ok(server) => server,
             Err(reason) => {
                 skip_if!($test, Some(reason));
@@ -132,6 +134,125 @@ fn exactly(server: &Server) {
 
 fn bytes(script: &workload::Script) -> usize {
     script.values().flatten().map(|said| said.text.len()).sum()
+}
+
+/// What a statement selects, user, database and client.
+type Who<T> = (T, Option<T>, Option<T>, Option<SocketAddr>);
+
+/// User, database and client address are those of the connection, or absent: never another's.
+fn who(server: &Server) {
+    let mut old = Client::connect_as(&server.socket(), "test", "").unwrap();
+    old.query(b"create database shop").unwrap();
+    old.query(b"create database `other one`").unwrap();
+    let (_modules, capture) = start(server, &[]);
+    let mut expected: Vec<Who<&str>> = Vec::new();
+    old.query(b"select 'older than the capture'").unwrap();
+    expected.push(("older than the capture", None, None, None));
+
+    let (mut tcp, address) = Client::connect_tcp(server.address(), "test", "shop").unwrap();
+    let mut unix = Client::connect_as(&server.socket(), "other", "").unwrap();
+    tcp.query(b"select 'over the network'").unwrap();
+    expected.push(("over the network", Some("test"), Some("shop"), Some(address)));
+    unix.query(b"select 'over a socket'").unwrap();
+    expected.push(("over a socket", Some("other"), None, None));
+    assert!(tcp.init_db("other one").unwrap().error.is_none());
+    tcp.query(b"select 'another database'").unwrap();
+    expected.push(("another database", Some("test"), Some("other one"), Some(address)));
+    assert!(tcp.init_db("nowhere").unwrap().error.is_some());
+    tcp.query(b"select 'no such database'").unwrap();
+    expected.push(("no such database", Some("test"), Some("other one"), Some(address)));
+    unix.query(b"use shop").unwrap();
+    unix.query(b"select 'used'").unwrap();
+    expected.push(("used", Some("other"), Some("shop"), None));
+    let prepared = unix.prepare(b"select 'prepared'").unwrap().unwrap();
+    expected.push(("prepared", Some("other"), Some("shop"), None));
+    unix.execute(prepared, &[]).unwrap();
+    expected.push(("prepared", Some("other"), Some("shop"), None));
+    tcp.change_user("other", "").unwrap();
+    tcp.query(b"select 'another user'").unwrap();
+    expected.push(("another user", Some("other"), None, Some(address)));
+    tcp.change_user("test", "shop").unwrap();
+    tcp.query(b"select 'the first user again'").unwrap();
+    expected.push(("the first user again", Some("test"), Some("shop"), Some(address)));
+    // MySQL closes the connection; MariaDB goes on, and as whom is its secret.
+    assert!(tcp.change_user("other", "nowhere").is_err());
+    if tcp.query(b"select 'a user who could not come in'").is_ok() {
+        expected.push(("a user who could not come in", None, None, Some(address)));
+    }
+    // Threads are used again; what was known of one connection is not of the next.
+    drop(tcp);
+    for round in 0..3 {
+        let mut again = Client::connect_as(&server.socket(), "test", "shop").unwrap();
+        again.query(b"select 'on a thread that is used again'").unwrap();
+        expected.push(("on a thread that is used again", Some("test"), Some("shop"), None));
+        again.quit().unwrap();
+        let (mut far, address) = Client::connect_tcp(server.address(), "other", "").unwrap();
+        if round == 1 {
+            far.query(b"select 'far'").unwrap();
+            expected.push(("far", Some("other"), None, Some(address)));
+        }
+        far.quit().unwrap();
+    }
+    unix.quit().unwrap();
+    let finished = capture.stop();
+    finished.assert_whole();
+    let text = |event: &Value, column: &str| event[column].as_str().map(str::to_owned);
+    let mut seen: Vec<Who<String>> = finished
+        .events
+        .iter()
+        .filter(|event| event["db.query.text"].as_str().is_some_and(|text| text.starts_with("select")))
+        .map(|event| {
+            let mark = event["db.query.text"].as_str().unwrap().split('\'').nth(1).unwrap().to_owned();
+            let peer = event["network.peer.address"].as_str().map(|address| {
+                let port = event["network.peer.port"].as_u64().unwrap();
+                SocketAddr::new(address.parse().unwrap(), u16::try_from(port).unwrap())
+            });
+            (mark, text(event, "user.name"), text(event, "db.namespace"), peer)
+        })
+        .collect();
+    let mut expected: Vec<Who<String>> = expected
+        .into_iter()
+        .map(|(mark, user, database, peer)| {
+            (mark.to_owned(), user.map(str::to_owned), database.map(str::to_owned), peer)
+        })
+        .collect();
+    // A connection's own are in order; of two connections the one whose command is done with first comes first.
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    // The good-bye is still theirs.
+    assert_eq!(finished.named("mysql.quit").filter(|quit| quit["user.name"] == "test").count(), 3);
+}
+
+#[test]
+fn mariadb_10_5_knows_who_asks() {
+    who(&server!("mariadb_10_5_knows_who_asks", MARIADB_10_5));
+}
+
+#[test]
+fn mariadb_10_11_knows_who_asks() {
+    who(&server!("mariadb_10_11_knows_who_asks", MARIADB_10_11));
+}
+
+#[test]
+fn mariadb_11_8_knows_who_asks() {
+    who(&server!("mariadb_11_8_knows_who_asks", MARIADB_11_8));
+}
+
+/// Where threads serve many connections, and a connection many threads.
+#[test]
+fn a_pool_of_threads_knows_who_asks() {
+    who(&server!(
+        "a_pool_of_threads_knows_who_asks",
+        MARIADB_11_8,
+        "--thread-handling=pool-of-threads",
+        "--thread-pool-size=2"
+    ));
+}
+
+#[test]
+fn mysql_9_7_knows_who_asks() {
+    who(&server!("mysql_9_7_knows_who_asks", MYSQL_9_7));
 }
 
 #[test]

@@ -78,6 +78,10 @@ impl Machine {
             Body::Start(start) => self.start(message, head, &start, out),
             Body::Error(failure) => self.error(message, head, &failure, out),
             Body::End(end) => self.end(message, head, end, out),
+            Body::Login(login) => {
+                let connection = Connection::new(message.thread.process, &head);
+                self.sessions.logs_in(connection, head.command == Command::CONNECT, &login);
+            }
         }
         Ok(())
     }
@@ -114,7 +118,9 @@ impl Machine {
             self.lost_end(flight, out);
         }
 
-        let mut flight = Flight { started: true, system, request: Some(start.length), ..Flight::new(thread, head) };
+        let client = self.sessions.client(connection);
+        let mut flight =
+            Flight { started: true, system, request: Some(start.length), client, ..Flight::new(thread, head) };
         self.read_packet(&mut flight, connection, start, missing);
         // These can't fail or leave nothing to come back to; done now, they hold even if END is lost.
         match head.command {
@@ -123,7 +129,9 @@ impl Machine {
                     self.sessions.closed(connection, id);
                 }
             }
-            Command::QUIT | Command::CHANGE_USER | Command::RESET_CONNECTION => self.sessions.clear(connection),
+            Command::QUIT => self.sessions.ended(connection),
+            Command::CHANGE_USER => self.sessions.leaves_user(connection),
+            Command::RESET_CONNECTION => self.sessions.reset(connection),
             _ => {}
         }
         self.put(key, flight, out);
@@ -156,7 +164,6 @@ impl Machine {
         flight.namespace = self.sessions.namespace(connection);
         if matches!(flight.head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE) {
             flight.text = flight.statement.and_then(|id| self.sessions.statement(connection, id));
-            flight.truncated = flight.text.as_ref().map_or(0, |text| text.missing);
             flight.statement_unknown = flight.text.is_none();
         }
     }
@@ -185,6 +192,9 @@ impl Machine {
         let end = flight::sum(flight.totals, end);
         let outcome = Outcome::of(head.command, &end);
         self.learn(&flight, outcome, Some(&end));
+        if head.command == Command::CHANGE_USER && outcome == Outcome::Ok {
+            flight.client = self.sessions.client(Connection::new(flight.thread.process, &flight.head));
+        }
         let duration = message.time_ns.checked_sub(flight.first_ns);
         out.finished(Finished { duration_ns: duration, ..finished(flight, outcome, Some(end)) });
     }
@@ -227,8 +237,9 @@ impl Machine {
     /// A command whose START never came.
     fn orphan(&mut self, message: &Message<'_>, head: Head) -> Flight {
         let system = self.systems.get(&message.target).copied();
+        let client = self.sessions.client(Connection::new(message.thread.process, &head));
         let executes = matches!(head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE);
-        Flight { system, statement_unknown: executes, ..Flight::new(message.thread, head) }
+        Flight { system, client, statement_unknown: executes, ..Flight::new(message.thread, head) }
     }
 
     /// What a command that is over says about the connection.
@@ -251,7 +262,13 @@ impl Machine {
                 let name = flight.namespace.clone().filter(|_| ok && flight.truncated == 0);
                 self.sessions.set_namespace(connection, name);
             }
-            Command::QUIT | Command::CHANGE_USER | Command::RESET_CONNECTION => self.sessions.clear(connection),
+            // It may have been the current one.
+            Command::DROP_DB => self.sessions.set_namespace(connection, None),
+            Command::QUIT => self.sessions.ended(connection),
+            // The login came between START and END.
+            Command::CHANGE_USER if ok => {}
+            Command::CHANGE_USER => self.sessions.leaves_user(connection),
+            Command::RESET_CONNECTION => self.sessions.reset(connection),
             _ => {}
         }
     }
@@ -277,6 +294,7 @@ fn finished(flight: Flight, outcome: Outcome, end: Option<End>) -> Finished {
         text: flight.text,
         truncated: flight.truncated,
         namespace: flight.namespace,
+        client: flight.client,
         statement: match end {
             Some(end) if end.flags & end_flag::PREPARED != 0 => Some(end.statement),
             _ => flight.statement,

@@ -185,7 +185,11 @@ fn the_installed_mariadb() {
             "mysql_eof",
             "mysql_error",
             "mysql_result_set",
-            "mysql_statement"
+            "mysql_statement",
+            "mysql_login",
+            "mysql_connect",
+            "mysql_peer",
+            "mysql_peer_end"
         ],
         "{:?}",
         plan.notes

@@ -1,5 +1,5 @@
-//! What a connection's earlier commands say about its later ones: the texts of prepared statements, which one was
-//! prepared last, and the current database where it is known for certain.
+//! What a connection's login and earlier commands say about its later ones: who is at the other end, the texts of prepared
+//! statements, which one was prepared last, and the current database where it is known for certain.
 //!
 //! Not here: commands in flight (`flight`), and what is shown of all this (`event`).
 //!
@@ -9,7 +9,7 @@
 use crate::bounded::{Bound, Bounded};
 use crate::command::LAST_PREPARED;
 use crate::namespace::{self, Effect};
-use crate::record::Head;
+use crate::record::{Head, Login};
 use std::sync::Arc;
 
 /// Bounds of the tables.
@@ -68,6 +68,24 @@ pub struct Text {
     pub missing: u64,
 }
 
+/// Where a connection's client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, as text.
+    pub address: Arc<[u8]>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Who is at the other end of a connection, as far as it is known for certain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The user that it logged in as.
+    pub user: Option<Arc<[u8]>>,
+    /// Its end of the network connection.
+    pub peer: Option<Peer>,
+}
+
 /// Which statement COM_STMT_EXECUTE means by "the last one".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Last {
@@ -77,10 +95,12 @@ enum Last {
     Id(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Session {
     namespace: Option<Known<Arc<[u8]>>>,
     last: Option<Known<Last>>,
+    user: Option<Known<Arc<[u8]>>>,
+    peer: Option<Known<Peer>>,
 }
 
 /// A fact that later commands can change. One of these may have been lost since, therefore it counts only while no
@@ -164,9 +184,52 @@ impl Sessions {
         }
     }
 
-    /// The connection was reset, given to another user, or ended.
-    pub fn clear(&mut self, connection: Connection) {
+    /// The connection ended.
+    pub fn ended(&mut self, connection: Connection) {
         self.sessions.remove(&connection);
+        self.forget_statements(connection);
+    }
+
+    /// The connection was reset: what its commands have left is gone, who it belongs to is not.
+    pub fn reset(&mut self, connection: Connection) {
+        self.change(connection, false, |session| (session.namespace, session.last) = (None, None));
+        self.forget_statements(connection);
+    }
+
+    /// The connection is given to another user, of whom nothing is known yet.
+    pub fn leaves_user(&mut self, connection: Connection) {
+        self.change(connection, false, |session| session.user = None);
+        self.reset(connection);
+    }
+
+    /// Somebody logs in, to a new connection or over one that there is. Whether with success does not matter: without it no
+    /// command follows, or none whose user is known.
+    pub fn logs_in(&mut self, connection: Connection, new: bool, login: &Login<'_>) {
+        if new {
+            self.ended(connection);
+        } else {
+            self.leaves_user(connection);
+        }
+        let losses = self.losses;
+        let name = |text: &[u8]| Known { value: text.into(), losses };
+        let peer = login.peer.map(|(address, port)| Known { value: Peer { address: address.into(), port }, losses });
+        self.change(connection, true, |session| {
+            session.user = login.user.map(name);
+            session.namespace = login.database.filter(|database| !database.is_empty()).map(name);
+            session.peer = peer.or(session.peer.take());
+        });
+    }
+
+    /// Who is at the other end.
+    pub fn client(&mut self, connection: Connection) -> Client {
+        let losses = self.losses;
+        let Some(session) = self.sessions.touch(&connection) else { return Client::default() };
+        let user = session.user.as_ref().filter(|user| user.losses == losses);
+        let peer = session.peer.as_ref().filter(|peer| peer.losses == losses);
+        Client { user: user.map(|user| user.value.clone()), peer: peer.map(|peer| peer.value.clone()) }
+    }
+
+    fn forget_statements(&mut self, connection: Connection) {
         self.statements.remove_range((connection, 0)..=(connection, u32::MAX));
     }
 
@@ -191,7 +254,7 @@ impl Sessions {
                 self.set_namespace(connection, None)
             };
         };
-        // Most connections' database came with the login, which is not seen: nothing to lose, so no word is looked for.
+        // The login of a connection that is older than the capture was not seen: nothing to lose, so no word is looked for.
         if !known && namespace::plain_use(&text.bytes).is_none() {
             return;
         }
@@ -220,7 +283,7 @@ impl Sessions {
         if let Some(session) = self.sessions.touch(&connection) {
             set(session);
         } else if create {
-            let mut session = Session { namespace: None, last: None };
+            let mut session = Session::default();
             set(&mut session);
             self.sessions.insert(connection, session, 0);
         }
@@ -246,7 +309,7 @@ mod tests {
         sessions.prepared(connection(1), 1, Some(text("a")));
         sessions.prepared(connection(2), 1, Some(text("b")));
         assert_eq!(sessions.statement(connection(1), 1), Some(text("a")));
-        sessions.clear(connection(1));
+        sessions.ended(connection(1));
         assert_eq!(sessions.statement(connection(1), 1), None);
         assert_eq!(sessions.statement(connection(2), 1), Some(text("b")));
         let by_address = Connection::new(1, &Head { command: Command::QUERY, thd: 2, connection: None, start_ns: 0 });

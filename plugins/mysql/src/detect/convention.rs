@@ -45,11 +45,16 @@ const MARIADB_DISPATCH: &[&str] = &[
     "_Z16dispatch_command19enum_server_commandP3THDPcjbb", // 10.2 to 10.5
 ];
 const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
+const CONNECT: &[&str] = &["_Z22thd_prepare_connectionP3THD"];
+/// 9.7; older ones have it as C.
+const MYSQL_PEER: &[&str] = &["_Z13vio_peer_addrP3VioPcPtm", "vio_peer_addr"];
 
 const NO_COMMANDS: &str = "nothing can be seen";
 const NO_OK: &str = "rows affected, insert ids and warnings are not shown";
 const NO_ROWS: &str = "rows returned are not shown";
 const NO_ERROR: &str = "errors are shown as ok: their number and text can't be seen";
+const NO_USER: &str = "user and database of a login are not shown";
+const NO_PEER: &str = "the client's address is not shown";
 const NO_ID: &str = "executions of prepared statements are shown without the statement's text";
 
 const fn hook(program: &'static str, symbols: &'static [&'static str], args: u8, without: &'static str) -> Hook {
@@ -101,6 +106,10 @@ pub static MARIADB: Convention = Convention {
         // Not Query_cache::send_result_to_client: it would tell an answer out of the cache from other silent successes, which
         // nobody is shown, and two traps for each SELECT of all servers are a high price for it.
         hook("mysql_statement", &["_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm"], 5, NO_ID),
+        hook("mysql_login", &["_Z17general_log_printP3THD19enum_server_commandPKcz"], 6, NO_USER),
+        hook("mysql_connect", CONNECT, 0, NO_PEER),
+        hook("mysql_peer", &["vio_peer_addr"], 3, NO_PEER),
+        at_return("mysql_peer_end", &["vio_peer_addr"], NO_PEER),
     ],
 };
 
@@ -117,6 +126,10 @@ pub static MYSQL: Convention = Convention {
         hook("mysql_error", &["_ZN16Protocol_classic10send_errorEjPKcS1_"], 4, NO_ERROR),
         at_return("mysql_result_set", &["_ZN16Protocol_classic19end_result_metadataEv"], NO_ROWS),
         hook("mysql_statement", &["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, NO_ID),
+        hook("mysql_login", &["_Z15acl_log_connectPKcS0_S0_S0_P3THD19enum_server_command"], 6, NO_USER),
+        hook("mysql_connect", CONNECT, 0, NO_PEER),
+        hook("mysql_peer", MYSQL_PEER, 3, NO_PEER),
+        at_return("mysql_peer_end", MYSQL_PEER, NO_PEER),
     ],
 };
 
