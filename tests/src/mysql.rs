@@ -14,11 +14,13 @@ const COM_CHANGE_USER: u8 = 0x11;
 const COM_STMT_PREPARE: u8 = 0x16;
 const COM_STMT_EXECUTE: u8 = 0x17;
 const COM_STMT_CLOSE: u8 = 0x19;
+const COM_STMT_FETCH: u8 = 0x1c;
 
 /// PROTOCOL_41, CONNECT_WITH_DB off, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
 const CONNECT_WITH_DB: u32 = 8;
 const MORE_RESULTS: u16 = 8;
+const LAST_ROW_SENT: u16 = 0x80;
 const MAX_PACKET: usize = 0xff_ffff;
 
 /// A way to the server.
@@ -226,6 +228,38 @@ impl Client {
         }
         self.command(COM_STMT_EXECUTE, &[&head])?;
         self.results()
+    }
+
+    /// COM_STMT_EXECUTE of a statement without parameters that opens a cursor, then COM_STMT_FETCH of so many rows at a time until
+    /// there are no more. The number of rows that each fetch brought.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn fetch_all(&mut self, statement: Prepared, at_a_time: u32) -> io::Result<Vec<u64>> {
+        let id = statement.id.to_le_bytes();
+        self.command(COM_STMT_EXECUTE, &[&id, &[1], &1u32.to_le_bytes()])?;
+        // How many columns, the columns; the rows stay where they are.
+        self.read_packet()?;
+        while !is_eof(&self.read_packet()?.1) {}
+        let mut fetched = Vec::new();
+        loop {
+            self.command(COM_STMT_FETCH, &[&id, &at_a_time.to_le_bytes()])?;
+            let mut rows = 0;
+            let last = loop {
+                let (_, row) = self.read_packet()?;
+                if row.first() == Some(&0xff) {
+                    return Err(io::Error::other(format!("{:?}", error(&row))));
+                }
+                if is_eof(&row) {
+                    break u16::from_le_bytes([row[3], row[4]]) & LAST_ROW_SENT != 0;
+                }
+                rows += 1;
+            };
+            fetched.push(rows);
+            if last {
+                return Ok(fetched);
+            }
+        }
     }
 
     /// COM_STMT_CLOSE; the server does not answer.

@@ -136,6 +136,52 @@ fn bytes(script: &workload::Script) -> usize {
     script.values().flatten().map(|said| said.text.len()).sum()
 }
 
+/// Rows that a client takes out of a cursor, a few at a time, are counted at each fetch and not at the execution.
+fn cursors(server: &Server) {
+    let mut client = Client::connect(&server.socket()).unwrap();
+    for text in ["create database pieces", "create table pieces.t (a int)", "insert into pieces.t values (1), (2)"] {
+        assert!(client.query(text.as_bytes()).unwrap().error.is_none(), "{text}");
+    }
+    for _ in 0..3 {
+        client.query(b"insert into pieces.t select a from pieces.t").unwrap();
+    }
+    let (_modules, capture) = start(server, &[]);
+    let statement = client.prepare(b"select a from pieces.t").unwrap().unwrap();
+    let fetched = client.fetch_all(statement, 5).unwrap();
+    assert_eq!(fetched.iter().sum::<u64>(), 16);
+    assert!(fetched.len() >= 4, "{fetched:?}");
+    client.quit().unwrap();
+    let finished = capture.stop();
+    finished.assert_whole();
+    let executed: Vec<&Value> = finished.named("mysql.execute").collect();
+    assert_eq!(executed.len(), 1);
+    assert_eq!(executed[0]["db.query.text"], "select a from pieces.t");
+    assert!(executed[0].get("db.response.returned_rows").is_none_or(|rows| *rows == 0), "{}", executed[0]);
+    let fetches = finished.named("mysql.command").filter(|event| event["ecapture.command.name"] == "stmt_fetch");
+    let rows: Vec<u64> = fetches.map(|event| event["db.response.returned_rows"].as_u64().unwrap()).collect();
+    assert_eq!(rows, fetched);
+}
+
+#[test]
+fn mariadb_10_5_counts_rows_of_cursors() {
+    cursors(&server!("mariadb_10_5_counts_rows_of_cursors", MARIADB_10_5));
+}
+
+#[test]
+fn mariadb_10_11_counts_rows_of_cursors() {
+    cursors(&server!("mariadb_10_11_counts_rows_of_cursors", MARIADB_10_11));
+}
+
+#[test]
+fn mariadb_11_8_counts_rows_of_cursors() {
+    cursors(&server!("mariadb_11_8_counts_rows_of_cursors", MARIADB_11_8));
+}
+
+#[test]
+fn mysql_9_7_counts_rows_of_cursors() {
+    cursors(&server!("mysql_9_7_counts_rows_of_cursors", MYSQL_9_7));
+}
+
 /// What a statement selects, user, database and client.
 type Who<T> = (T, Option<T>, Option<T>, Option<SocketAddr>);
 

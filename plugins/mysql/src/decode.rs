@@ -118,9 +118,9 @@ impl Machine {
             self.lost_end(flight, out);
         }
 
-        let client = self.sessions.client(connection);
-        let mut flight =
-            Flight { started: true, system, request: Some(start.length), client, ..Flight::new(thread, head) };
+        let (client, namespace) = self.sessions.who(connection);
+        let request = Some(start.length);
+        let mut flight = Flight { started: true, system, request, client, namespace, ..Flight::new(thread, head) };
         self.read_packet(&mut flight, connection, start, missing);
         // These can't fail or leave nothing to come back to; done now, they hold even if END is lost.
         match head.command {
@@ -144,7 +144,6 @@ impl Machine {
             Command::QUERY | Command::STMT_PREPARE => {
                 flight.text = Some(Text { bytes: start.packet.into(), missing });
                 flight.truncated = missing;
-                flight.namespace = self.sessions.namespace(connection);
             }
             Command::INIT_DB => {
                 flight.namespace = Some(start.packet.into());
@@ -161,7 +160,6 @@ impl Machine {
     /// What is known of the prepared statement that a command names.
     fn read_statement(&mut self, flight: &mut Flight, connection: Connection, id: Option<u32>) {
         flight.statement = id.and_then(|id| self.sessions.resolve(connection, id));
-        flight.namespace = self.sessions.namespace(connection);
         if matches!(flight.head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE) {
             flight.text = flight.statement.and_then(|id| self.sessions.statement(connection, id));
             flight.statement_unknown = flight.text.is_none();
@@ -193,7 +191,7 @@ impl Machine {
         let outcome = Outcome::of(head.command, &end);
         self.learn(&flight, outcome, Some(&end));
         if head.command == Command::CHANGE_USER && outcome == Outcome::Ok {
-            flight.client = self.sessions.client(Connection::new(flight.thread.process, &flight.head));
+            (flight.client, _) = self.sessions.who(Connection::new(flight.thread.process, &flight.head));
         }
         let duration = message.time_ns.checked_sub(flight.first_ns);
         out.finished(Finished { duration_ns: duration, ..finished(flight, outcome, Some(end)) });
@@ -237,9 +235,9 @@ impl Machine {
     /// A command whose START never came.
     fn orphan(&mut self, message: &Message<'_>, head: Head) -> Flight {
         let system = self.systems.get(&message.target).copied();
-        let client = self.sessions.client(Connection::new(message.thread.process, &head));
+        let (client, namespace) = self.sessions.who(Connection::new(message.thread.process, &head));
         let executes = matches!(head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE);
-        Flight { system, client, statement_unknown: executes, ..Flight::new(message.thread, head) }
+        Flight { system, client, namespace, statement_unknown: executes, ..Flight::new(message.thread, head) }
     }
 
     /// What a command that is over says about the connection.
@@ -255,7 +253,7 @@ impl Machine {
                 _ => self.sessions.last_unknown(connection),
             },
             Command::QUERY | Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE => {
-                self.sessions.ran(connection, flight.text.as_ref(), ok);
+                self.sessions.ran(connection, flight.namespace.is_some(), flight.text.as_ref(), ok);
             }
             Command::INIT_DB if outcome == Outcome::Error => {}
             Command::INIT_DB => {

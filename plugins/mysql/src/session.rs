@@ -111,6 +111,10 @@ struct Known<T> {
     losses: u64,
 }
 
+fn certain<T: Clone>(fact: &Option<Known<T>>, losses: u64) -> Option<T> {
+    fact.as_ref().filter(|fact| fact.losses == losses).map(|fact| fact.value.clone())
+}
+
 /// Everything remembered of the connections.
 #[derive(Debug)]
 pub struct Sessions {
@@ -220,22 +224,16 @@ impl Sessions {
         });
     }
 
-    /// Who is at the other end.
-    pub fn client(&mut self, connection: Connection) -> Client {
+    /// Who is at the other end, and the current database: in one look, since every command asks.
+    pub fn who(&mut self, connection: Connection) -> (Client, Option<Arc<[u8]>>) {
         let losses = self.losses;
-        let Some(session) = self.sessions.touch(&connection) else { return Client::default() };
-        let user = session.user.as_ref().filter(|user| user.losses == losses);
-        let peer = session.peer.as_ref().filter(|peer| peer.losses == losses);
-        Client { user: user.map(|user| user.value.clone()), peer: peer.map(|peer| peer.value.clone()) }
+        let Some(session) = self.sessions.touch(&connection) else { return (Client::default(), None) };
+        let client = Client { user: certain(&session.user, losses), peer: certain(&session.peer, losses) };
+        (client, certain(&session.namespace, losses))
     }
 
     fn forget_statements(&mut self, connection: Connection) {
         self.statements.remove_range((connection, 0)..=(connection, u32::MAX));
-    }
-
-    /// The current database, if certain.
-    pub fn namespace(&mut self, connection: Connection) -> Option<Arc<[u8]>> {
-        self.current(connection, |session| session.namespace.clone())
     }
 
     /// The database is now `name`; `None` = not known.
@@ -246,9 +244,8 @@ impl Sessions {
         });
     }
 
-    /// A statement with this text ran.
-    pub fn ran(&mut self, connection: Connection, text: Option<&Text>, succeeded: bool) {
-        let known = self.namespace(connection).is_some();
+    /// A statement with this text ran. `known`: the database was, when it began.
+    pub fn ran(&mut self, connection: Connection, known: bool, text: Option<&Text>, succeeded: bool) {
         let Some(text) = text.filter(|text| text.missing == 0) else {
             return if known {
                 self.set_namespace(connection, None)
@@ -299,6 +296,15 @@ mod tests {
         Connection::new(1, &Head { command: Command::QUERY, thd: 9, connection: Some(id), start_ns: 0 })
     }
 
+    fn namespace(sessions: &mut Sessions, connection: Connection) -> Option<Arc<[u8]>> {
+        sessions.who(connection).1
+    }
+
+    fn ran(sessions: &mut Sessions, connection: Connection, text: Option<&Text>, succeeded: bool) {
+        let known = namespace(sessions, connection).is_some();
+        sessions.ran(connection, known, text, succeeded);
+    }
+
     fn text(text: &str) -> Text {
         Text { bytes: text.as_bytes().into(), missing: 0 }
     }
@@ -340,21 +346,21 @@ mod tests {
     fn the_database_is_exact_or_absent() {
         let mut sessions = Sessions::new(&Limits::default());
         let c = connection(1);
-        sessions.ran(c, Some(&text("select 1")), true);
-        assert_eq!(sessions.namespace(c), None);
-        sessions.ran(c, Some(&text("USE shop")), true);
-        assert_eq!(sessions.namespace(c).as_deref(), Some(&b"shop"[..]));
-        sessions.ran(c, Some(&text("use nowhere")), false);
-        sessions.ran(c, Some(&text("select 1")), true);
-        assert_eq!(sessions.namespace(c).as_deref(), Some(&b"shop"[..]));
-        sessions.ran(c, Some(&text("call p()")), true);
-        assert_eq!(sessions.namespace(c), None);
+        ran(&mut sessions, c, Some(&text("select 1")), true);
+        assert_eq!(namespace(&mut sessions, c), None);
+        ran(&mut sessions, c, Some(&text("USE shop")), true);
+        assert_eq!(namespace(&mut sessions, c).as_deref(), Some(&b"shop"[..]));
+        ran(&mut sessions, c, Some(&text("use nowhere")), false);
+        ran(&mut sessions, c, Some(&text("select 1")), true);
+        assert_eq!(namespace(&mut sessions, c).as_deref(), Some(&b"shop"[..]));
+        ran(&mut sessions, c, Some(&text("call p()")), true);
+        assert_eq!(namespace(&mut sessions, c), None);
         sessions.set_namespace(c, Some(b"a"[..].into()));
         sessions.lost_records();
-        assert_eq!(sessions.namespace(c), None);
+        assert_eq!(namespace(&mut sessions, c), None);
         sessions.set_namespace(c, Some(b"a"[..].into()));
-        sessions.ran(c, None, true);
-        assert_eq!(sessions.namespace(c), None);
+        ran(&mut sessions, c, None, true);
+        assert_eq!(namespace(&mut sessions, c), None);
     }
 
     #[test]
