@@ -19,6 +19,7 @@ const COM_STMT_FETCH: u8 = 0x1c;
 /// PROTOCOL_41, CONNECT_WITH_DB off, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
 const CONNECT_WITH_DB: u32 = 8;
+const DEPRECATE_EOF: u32 = 0x0100_0000;
 const MORE_RESULTS: u16 = 8;
 const LAST_ROW_SENT: u16 = 0x80;
 const MAX_PACKET: usize = 0xff_ffff;
@@ -66,6 +67,8 @@ pub struct Client {
     writer: Stream,
     /// Connection id, as the server gave it.
     pub id: u32,
+    /// No packet of its own ends the columns, and an OK packet ends the rows: what clients of today ask for.
+    without_eof: bool,
 }
 
 /// What a statement was answered. Numbers of a statement with several results are sums.
@@ -102,7 +105,15 @@ impl Client {
     /// # Errors
     /// Of the socket, or what the server refused.
     pub fn connect_as(socket: &Path, user: &str, database: &str) -> io::Result<Self> {
-        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), user, database)
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), user, database, 0)
+    }
+
+    /// Connects as `test` and has results sent as clients of today do: without packets of their own that end columns and rows.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_without_eof(socket: &Path) -> io::Result<Self> {
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), "test", "", DEPRECATE_EOF)
     }
 
     /// The same over the network. Gives the client's own address as well.
@@ -113,18 +124,19 @@ impl Client {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
         let own = stream.local_addr()?;
-        Ok((Self::log_in(Stream::Tcp(stream), user, database)?, own))
+        Ok((Self::log_in(Stream::Tcp(stream), user, database, 0)?, own))
     }
 
-    fn log_in(writer: Stream, user: &str, database: &str) -> io::Result<Self> {
-        let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0 };
+    fn log_in(writer: Stream, user: &str, database: &str, more: u32) -> io::Result<Self> {
+        let without_eof = more & DEPRECATE_EOF != 0;
+        let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0, without_eof };
         let (_, hello) = client.read_packet()?;
         // Protocol version, server version (NUL-terminated), connection id.
         let id_at = 1 + hello[1..].iter().position(|b| *b == 0).ok_or_else(|| io::Error::other("no greeting"))? + 1;
         client.id = u32::from_le_bytes(hello[id_at..id_at + 4].try_into().map_err(io::Error::other)?);
         let mut login = Vec::new();
         let with_database = if database.is_empty() { 0 } else { CONNECT_WITH_DB };
-        login.extend((CAPABILITIES | with_database).to_le_bytes());
+        login.extend((CAPABILITIES | with_database | more).to_le_bytes());
         login.extend(0x0100_0000u32.to_le_bytes());
         login.push(45); // utf8mb4
         login.extend([0; 23]);
@@ -199,9 +211,7 @@ impl Client {
         let columns = u16::from_le_bytes([packet[5], packet[6]]);
         let parameters = u16::from_le_bytes([packet[7], packet[8]]);
         for definitions in [parameters, columns] {
-            if definitions > 0 {
-                while !is_eof(&self.read_packet()?.1) {}
-            }
+            self.definitions(definitions.into())?;
         }
         Ok(Ok(Prepared { id, parameters }))
     }
@@ -239,8 +249,12 @@ impl Client {
         let id = statement.id.to_le_bytes();
         self.command(COM_STMT_EXECUTE, &[&id, &[1], &1u32.to_le_bytes()])?;
         // How many columns, the columns; the rows stay where they are.
-        self.read_packet()?;
-        while !is_eof(&self.read_packet()?.1) {}
+        let (_, columns) = self.read_packet()?;
+        self.definitions(length(&columns).0)?;
+        if self.without_eof {
+            let (_, end) = self.read_packet()?;
+            assert!(self.end_of_rows(&end).is_some(), "{end:?}");
+        }
         let mut fetched = Vec::new();
         loop {
             self.command(COM_STMT_FETCH, &[&id, &at_a_time.to_le_bytes()])?;
@@ -250,8 +264,8 @@ impl Client {
                 if row.first() == Some(&0xff) {
                     return Err(io::Error::other(format!("{:?}", error(&row))));
                 }
-                if is_eof(&row) {
-                    break u16::from_le_bytes([row[3], row[4]]) & LAST_ROW_SENT != 0;
+                if let Some(status) = self.end_of_rows(&row) {
+                    break status & LAST_ROW_SENT != 0;
                 }
                 rows += 1;
             };
@@ -306,15 +320,15 @@ impl Client {
                     u16::from_le_bytes([rest[0], rest[1]])
                 }
                 _ => {
-                    while !is_eof(&self.read_packet()?.1) {}
+                    self.definitions(length(&packet).0)?;
                     loop {
                         let (_, row) = self.read_packet()?;
                         if row.first() == Some(&0xff) {
                             answer.error = Some(error(&row));
                             return Ok(answer);
                         }
-                        if is_eof(&row) {
-                            break u16::from_le_bytes([row[3], row[4]]);
+                        if let Some(status) = self.end_of_rows(&row) {
+                            break status;
                         }
                         answer.rows += 1;
                     }
@@ -324,6 +338,29 @@ impl Client {
                 return Ok(answer);
             }
         }
+    }
+
+    /// Descriptions of columns or parameters, and what ends them.
+    fn definitions(&mut self, count: u64) -> io::Result<()> {
+        for _ in 0..count {
+            self.read_packet()?;
+        }
+        if count > 0 && !self.without_eof {
+            let (_, end) = self.read_packet()?;
+            assert!(is_eof(&end), "{end:?}");
+        }
+        Ok(())
+    }
+
+    /// The server's status, if the packet is the end of rows and not a row.
+    fn end_of_rows(&self, packet: &[u8]) -> Option<u16> {
+        if self.without_eof && packet.first() == Some(&0xfe) {
+            // An OK packet: rows affected, insert id, status.
+            let (_, rest) = length(&packet[1..]);
+            let (_, rest) = length(rest);
+            return Some(u16::from_le_bytes([rest[0], rest[1]]));
+        }
+        is_eof(packet).then(|| u16::from_le_bytes([packet[3], packet[4]]))
     }
 
     fn write_packet(&mut self, mut sequence: u8, body: &[u8]) -> io::Result<()> {
