@@ -1,6 +1,6 @@
 //! One module file, every version of the servers: each from its suite's packages, in a container of its own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Instant;
 
 use ecapture_tests::capture::{Capture, Modules, read_events};
@@ -307,6 +307,26 @@ fn a_pool_of_threads_knows_who_asks() {
         "--thread-handling=pool-of-threads",
         "--thread-pool-size=2"
     ));
+}
+
+/// The client's address in the form of the network that it came over.
+#[test]
+fn clients_over_ipv6() {
+    for version in [MARIADB_11_8, MYSQL_9_7] {
+        let loopback = Ipv6Addr::LOCALHOST;
+        skip_if!("clients_over_ipv6", TcpListener::bind((loopback, 0)).err().map(|e| format!("needs IPv6: {e}")));
+        let server = server!("clients_over_ipv6", version, "--bind-address=::1");
+        let (_modules, capture) = start(&server, &[]);
+        let address = (loopback, server.address().port()).into();
+        let (mut client, own) = Client::connect_tcp(address, "test", "").unwrap();
+        client.query(b"select 6").unwrap();
+        client.quit().unwrap();
+        let finished = capture.stop();
+        let event = finished.named("mysql.query").next().unwrap_or_else(|| panic!("{}", finished.said));
+        assert_eq!(event["network.peer.address"], "::1", "{event}");
+        assert_eq!(event["network.peer.port"], own.port(), "{event}");
+        finished.assert_whole();
+    }
 }
 
 #[test]
