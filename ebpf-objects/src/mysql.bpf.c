@@ -451,18 +451,30 @@ int mysql_error(struct pt_regs *ctx)
 }
 
 /* The id that a new prepared statement gets, as the client will be told.
- * MariaDB: _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments.
- * COM_STMT_PREPARE makes its statement before anything else; other commands that pass here are not looked at.
+ * MariaDB: _ZN13Statement_map6insertEP3THDP9Statement (this, thd, statement), 3 arguments, where the layout row has the offset;
+ * else _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments, which has the id
+ * in a register, but begins with instructions that are dear to stop at. COM_STMT_PREPARE makes its statement and puts it
+ * into the connection's list before anything else; other commands that pass here are not looked at.
  * MySQL: _ZN16Protocol_classic15store_ps_statusEmjjm (this, id, columns, parameters, warnings), 2 arguments. */
 SEC("uprobe")
 int mysql_statement(struct pt_regs *ctx)
 {
 	struct command *command = current_command();
+	struct mysql_layout *row;
 	if (!command || command->end.head.command != MYSQL_COM_STMT_PREPARE || command->has_statement)
 		return 0;
+	if (ecap_probe_arg(ctx) == MYSQL_STATEMENT_LISTED) {
+		row = ecap_layout(ctx);
+		if (!row || row->statement_id_offset == MYSQL_UNKNOWN_OFFSET)
+			return 0;
+		if (ecap_read_user(&command->end.statement, ecap_arg2(ctx) + row->statement_id_offset))
+			return 0;
+	} else if (ecap_probe_arg(ctx) == MYSQL_STATEMENT_TOLD) {
+		command->end.statement = (__u32)ecap_arg1(ctx);
+	} else {
+		command->end.statement = (__u32)ecap_arg4(ctx);
+	}
 	command->has_statement = 1;
-	command->end.statement =
-		(__u32)(ecap_probe_arg(ctx) == MYSQL_CONVENTION_MYSQL ? ecap_arg1(ctx) : ecap_arg4(ctx));
 	return 0;
 }
 

@@ -143,6 +143,13 @@ enum mysql_eof_call {
 	MYSQL_EOF_PARTIAL = 2,     /* (this, THD *): the status is not given, and there are no warnings */
 };
 
+/* How the function that mysql_statement is on is called: the probe's argument. */
+enum mysql_statement_call {
+	MYSQL_STATEMENT_MADE = 0,   /* (this, LEX *, MEM_ROOT *, state, id) */
+	MYSQL_STATEMENT_TOLD = 1,   /* (this, id, ...) */
+	MYSQL_STATEMENT_LISTED = 2, /* (this, THD *, Statement *): the id is in Statement */
+};
+
 /* One row of `ecap_layouts`, 32 bytes, written by the detector for one target file. */
 struct mysql_layout {
 	__u32 valid;            /*  0 1 */
@@ -151,7 +158,8 @@ struct mysql_layout {
 	__u32 thread_id_size;   /* 12 4 or 8 bytes */
 	__u32 packet_number_offset; /* 16 offset of THD::net.pkt_nr (4 bytes); MYSQL_UNKNOWN_OFFSET if not known */
 	__u32 product;              /* 20 the detector's number for the product; the decoder gets it back with each START */
-	__u32 reserved[2];          /* 24 0 */
+	__u32 statement_id_offset;  /* 24 MariaDB: offset of the id in Statement; MYSQL_UNKNOWN_OFFSET if not known */
+	__u32 reserved;             /* 28 0 */
 };
 
 _Static_assert(sizeof(struct mysql_head) == 32, "mirrored in the decoder");

@@ -88,6 +88,16 @@ pub mod eof {
     pub const PARTIAL: u32 = 2;
 }
 
+/// `enum mysql_statement_call`: how the function that `mysql_statement` is on is called.
+pub mod statement {
+    /// (this, LEX, MEM_ROOT, state, id).
+    pub const MADE: u32 = 0;
+    /// (this, id, ...).
+    pub const TOLD: u32 = 1;
+    /// (this, THD, Statement): the id is in Statement.
+    pub const LISTED: u32 = 2;
+}
+
 /// `product` of the layout row, which the kernel side hands through to START unread. 0: not known.
 pub mod product {
     /// MariaDB.

@@ -92,6 +92,9 @@ fn values_are_those_of_the_header() {
     has("MYSQL_END_NO_STATUS", end_flag::NO_STATUS.to_string());
     has("MYSQL_CONVENTION_MARIADB", convention::MARIADB.to_string());
     has("MYSQL_CONVENTION_MYSQL", convention::MYSQL.to_string());
+    has("MYSQL_STATEMENT_MADE", statement::MADE.to_string());
+    has("MYSQL_STATEMENT_TOLD", statement::TOLD.to_string());
+    has("MYSQL_STATEMENT_LISTED", statement::LISTED.to_string());
     has("MYSQL_EOF_WITH_THD", eof::WITH_THD.to_string());
     has("MYSQL_EOF_WITHOUT_THD", eof::WITHOUT_THD.to_string());
     has("MYSQL_EOF_PARTIAL", eof::PARTIAL.to_string());

@@ -3,7 +3,7 @@
 //! (MariaDB 10.5, 10.11, 11.8; MySQL 9.7), because the servers export their functions to their plugins.
 
 use super::Image;
-use crate::record::{convention as number, eof, product};
+use crate::record::{convention as number, eof, product, statement};
 
 /// A way in which a server's functions are called.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Hook {
     /// Only where the function's own code calls this one: what it does is then done by a copy that the compiler put in
     /// it, not by the function that the other hooks of the program are on.
     pub only_if_calls: Option<&'static str>,
+    /// Only where the offset of the id in MariaDB's Statement is known, or only where it is not.
+    pub only_with_id: Option<bool>,
     /// Whether there is nothing to see without it.
     pub required: bool,
     /// What is missing without it.
@@ -45,6 +47,10 @@ const MARIADB_DISPATCH: &[&str] = &[
     "_Z16dispatch_command19enum_server_commandP3THDPcjbb", // 10.2 to 10.5
 ];
 const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
+/// The constructor of MariaDB's Statement.
+pub const STATEMENT: &str = "_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm";
+/// Puts one into the list of its connection.
+pub const STATEMENT_LIST: &str = "_ZN13Statement_map6insertEP3THDP9Statement";
 const CONNECT: &[&str] = &["_Z22thd_prepare_connectionP3THD"];
 /// 9.7; older ones have it as C.
 const MYSQL_PEER: &[&str] = &["_Z13vio_peer_addrP3VioPcPtm", "vio_peer_addr"];
@@ -58,7 +64,17 @@ const NO_PEER: &str = "the client's address is not shown";
 const NO_ID: &str = "executions of prepared statements are shown without the statement's text";
 
 const fn hook(program: &'static str, symbols: &'static [&'static str], args: u8, without: &'static str) -> Hook {
-    Hook { program, at_return: false, symbols, args, arg: None, only_if_calls: None, required: false, without }
+    Hook {
+        program,
+        at_return: false,
+        symbols,
+        args,
+        arg: None,
+        only_if_calls: None,
+        only_with_id: None,
+        required: false,
+        without,
+    }
 }
 
 const fn at_return(program: &'static str, symbols: &'static [&'static str], without: &'static str) -> Hook {
@@ -75,6 +91,10 @@ const fn command_end(symbols: &'static [&'static str]) -> Hook {
 
 const fn eof(symbols: &'static [&'static str], args: u8, called: u32) -> Hook {
     Hook { arg: Some(called), ..hook("mysql_eof", symbols, args, NO_ROWS) }
+}
+
+const fn statement(symbols: &'static [&'static str], args: u8, called: u32) -> Hook {
+    Hook { arg: Some(called), ..hook("mysql_statement", symbols, args, NO_ID) }
 }
 
 /// A function of MariaDB that ends a result set itself, where the compiler made it so: 11.8 of Debian 13 has copies of
@@ -105,7 +125,8 @@ pub static MARIADB: Convention = Convention {
         at_return("mysql_result_set", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], NO_ROWS),
         // Not Query_cache::send_result_to_client: it would tell an answer out of the cache from other silent successes, which
         // nobody is shown, and two traps for each SELECT of all servers are a high price for it.
-        hook("mysql_statement", &["_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm"], 5, NO_ID),
+        Hook { only_with_id: Some(true), ..statement(&[STATEMENT_LIST], 3, statement::LISTED) },
+        Hook { only_with_id: Some(false), ..statement(&[STATEMENT], 5, statement::MADE) },
         hook("mysql_login", &["_Z17general_log_printP3THD19enum_server_commandPKcz"], 6, NO_USER),
         hook("mysql_connect", CONNECT, 0, NO_PEER),
         hook("mysql_peer", &["vio_peer_addr"], 3, NO_PEER),
@@ -125,7 +146,7 @@ pub static MYSQL: Convention = Convention {
         eof(&["_ZN16Protocol_classic8send_eofEjj"], 3, eof::WITHOUT_THD),
         hook("mysql_error", &["_ZN16Protocol_classic10send_errorEjPKcS1_"], 4, NO_ERROR),
         at_return("mysql_result_set", &["_ZN16Protocol_classic19end_result_metadataEv"], NO_ROWS),
-        hook("mysql_statement", &["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, NO_ID),
+        statement(&["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, statement::TOLD),
         hook("mysql_login", &["_Z15acl_log_connectPKcS0_S0_S0_P3THD19enum_server_command"], 6, NO_USER),
         hook("mysql_connect", CONNECT, 0, NO_PEER),
         hook("mysql_peer", MYSQL_PEER, 3, NO_PEER),
