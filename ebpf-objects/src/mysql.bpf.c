@@ -28,6 +28,12 @@ struct command {
 struct flight {
 	__u64 depth;
 	struct command command[NESTED];
+	/* Of the connection that begins on this thread: where vio_peer_addr is to put the client's address, and what it put there. */
+	__u64 peer_text;
+	__u64 peer_port;
+	__u32 has_peer;
+	__u32 port;
+	char address[MYSQL_ADDRESS_MAX];
 };
 
 ECAP_THREAD_STATE(mysql_flights, struct flight);
@@ -338,7 +344,9 @@ ECAP_INLINE void end_result_set(struct pt_regs *ctx, struct command *command, __
 		add_rows(ctx, command);
 }
 
-/* MariaDB: _ZN8Protocol12net_send_eofEP3THDjj (this, thd, status, warnings), 4 arguments.
+/* MariaDB: _ZN8Protocol12net_send_eofEP3THDjj (this, thd, status, warnings), 4 arguments; and, where the compiler has put
+ * copies of it there, _ZN8Protocol8send_eofEjj (this, status, warnings), 3 arguments, and
+ * _ZN8Protocol22end_partial_result_setEP3THD (this, thd), none.
  * MySQL: _ZN16Protocol_classic8send_eofEjj (this, status, warnings), 3 arguments. */
 SEC("uprobe")
 int mysql_eof(struct pt_regs *ctx)
@@ -346,12 +354,14 @@ int mysql_eof(struct pt_regs *ctx)
 	struct command *command = current_command();
 	if (!command)
 		return 0;
-	if (ecap_probe_arg(ctx) == MYSQL_CONVENTION_MYSQL) {
+	if (ecap_probe_arg(ctx) == MYSQL_EOF_WITHOUT_THD)
 		end_result_set(ctx, command, (__u32)ecap_arg1(ctx), (__u32)ecap_arg2(ctx));
-	} else {
+	else if (ecap_probe_arg(ctx) == MYSQL_EOF_PARTIAL)
+		end_result_set(ctx, command, command->end.status, 0);
+	else
 		end_result_set(ctx, command, (__u32)ecap_arg2(ctx), (__u32)ecap_arg3(ctx));
-		command->eof_announced = 1;
-	}
+	/* Means nothing for MySQL, which sends that packet itself. */
+	command->eof_announced = 1;
 	return 0;
 }
 
@@ -441,18 +451,170 @@ int mysql_error(struct pt_regs *ctx)
 }
 
 /* The id that a new prepared statement gets, as the client will be told.
- * MariaDB: _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments.
- * COM_STMT_PREPARE makes its statement before anything else; other commands that pass here are not looked at.
+ * MariaDB: _ZN13Statement_map6insertEP3THDP9Statement (this, thd, statement), 3 arguments, where the layout row has the offset;
+ * else _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments, which has the id
+ * in a register, but begins with instructions that are dear to stop at. COM_STMT_PREPARE makes its statement and puts it
+ * into the connection's list before anything else; other commands that pass here are not looked at.
  * MySQL: _ZN16Protocol_classic15store_ps_statusEmjjm (this, id, columns, parameters, warnings), 2 arguments. */
 SEC("uprobe")
 int mysql_statement(struct pt_regs *ctx)
 {
 	struct command *command = current_command();
+	struct mysql_layout *row;
 	if (!command || command->end.head.command != MYSQL_COM_STMT_PREPARE || command->has_statement)
 		return 0;
+	if (ecap_probe_arg(ctx) == MYSQL_STATEMENT_LISTED) {
+		row = ecap_layout(ctx);
+		if (!row || row->statement_id_offset == MYSQL_UNKNOWN_OFFSET)
+			return 0;
+		if (ecap_read_user(&command->end.statement, ecap_arg2(ctx) + row->statement_id_offset))
+			return 0;
+	} else if (ecap_probe_arg(ctx) == MYSQL_STATEMENT_TOLD) {
+		command->end.statement = (__u32)ecap_arg1(ctx);
+	} else {
+		command->end.statement = (__u32)ecap_arg4(ctx);
+	}
 	command->has_statement = 1;
-	command->end.statement =
-		(__u32)(ecap_probe_arg(ctx) == MYSQL_CONVENTION_MYSQL ? ecap_arg1(ctx) : ecap_arg4(ctx));
+	return 0;
+}
+
+/* A connection begins on this thread. What is known of another one that did is of no use any more.
+ * Both: _Z22thd_prepare_connectionP3THD (thd), no argument is used. */
+SEC("uprobe")
+int mysql_connect(struct pt_regs *ctx)
+{
+	struct flight *flight;
+	if (!ecap_wanted())
+		return 0;
+	flight = ecap_state_create(mysql_flights);
+	if (flight) {
+		flight->peer_text = 0;
+		flight->has_peer = 0;
+	}
+	return 0;
+}
+
+/* The server asks where its client is: only for clients that came over the network.
+ * MariaDB: vio_peer_addr; MySQL: _Z13vio_peer_addrP3VioPcPtm: (vio, text, port, size of text), 3 arguments. */
+SEC("uprobe")
+int mysql_peer(struct pt_regs *ctx)
+{
+	struct flight *flight = ecap_state(mysql_flights);
+	if (!flight)
+		return 0;
+	flight->has_peer = 0;
+	flight->peer_text = ecap_arg1(ctx);
+	flight->peer_port = ecap_arg2(ctx);
+	return 0;
+}
+
+/* The same function's return: 0 if it could tell. */
+ECAP_INLINE int peer_end(struct pt_regs *ctx)
+{
+	struct flight *flight = ecap_state(mysql_flights);
+	__u64 text;
+	__u16 port;
+	long n;
+
+	if (!flight || !flight->peer_text)
+		return 0;
+	text = flight->peer_text;
+	flight->peer_text = 0;
+	if ((__u8)ecap_result(ctx) || ecap_read_user(&port, flight->peer_port))
+		return 0;
+	n = bpf_probe_read_user_str(flight->address, sizeof(flight->address), ecap_user_ptr(text));
+	flight->port = port;
+	flight->has_peer = n > 1 && n < (long)sizeof(flight->address);
+	return 0;
+}
+
+SEC("uretprobe")
+int mysql_peer_end(struct pt_regs *ctx)
+{
+	return peer_end(ctx);
+}
+
+SEC("uprobe")
+int mysql_peer_end__exit(struct pt_regs *ctx)
+{
+	return peer_end(ctx);
+}
+
+/* "%s@%s on %s using %s", in three words. */
+#define LOGIN_FORMAT_0 0x6e6f207325407325ULL
+#define LOGIN_FORMAT_1 0x6e69737520732520ULL
+#define LOGIN_FORMAT_2 0x0000000073252067ULL
+
+ECAP_INLINE int is_login_format(__u64 format)
+{
+	__u64 word;
+	if (ecap_read_user(&word, format) || word != LOGIN_FORMAT_0)
+		return 0;
+	if (ecap_read_user(&word, format + 8) || word != LOGIN_FORMAT_1)
+		return 0;
+	/* Five bytes, the last of them the NUL. */
+	word = 0;
+	if (bpf_probe_read_user(&word, 5, ecap_user_ptr(format + 16)))
+		return 0;
+	return word == LOGIN_FORMAT_2;
+}
+
+/* The server notes a login for its general log, before it looks whether there is one.
+ * MariaDB: _Z17general_log_printP3THD19enum_server_commandPKcz (thd, command, format, user, host, database, ...), 6 arguments,
+ * if the format is the one of a login.
+ * MySQL: _Z15acl_log_connectPKcS0_S0_S0_P3THD19enum_server_command (user, host, account, database, thd, command), 6 arguments. */
+SEC("uprobe")
+int mysql_login(struct pt_regs *ctx)
+{
+	struct ecap_message m = ecap_message(ctx);
+	struct mysql_login *login;
+	struct mysql_layout *row;
+	struct flight *flight;
+	__u64 thd, user, database;
+	__u32 command;
+	long n;
+
+	if (!ecap_wanted())
+		return 0;
+	if (ecap_probe_arg(ctx) == MYSQL_CONVENTION_MYSQL) {
+		command = (__u32)ecap_arg5(ctx);
+		thd = ecap_arg4(ctx);
+		user = ecap_arg0(ctx);
+		database = ecap_arg3(ctx);
+	} else {
+		command = (__u32)ecap_arg1(ctx);
+		if (command != MYSQL_COM_CONNECT && command != MYSQL_COM_CHANGE_USER)
+			return 0;
+		if (!is_login_format(ecap_arg2(ctx)))
+			return 0;
+		thd = ecap_arg0(ctx);
+		user = ecap_arg3(ctx);
+		database = ecap_arg5(ctx);
+	}
+	login = ecap_begin(&m, MYSQL_STREAM_COMMANDS, sizeof(*login), 0, 0, 0);
+	if (!login)
+		return 0;
+	__builtin_memset(login, 0, sizeof(*login));
+	login->head.kind = MYSQL_LOGIN;
+	login->head.command = command;
+	login->head.thd = thd;
+	login->head.start_ns = m.time_ns;
+	n = bpf_probe_read_user_str(login->user, sizeof(login->user), ecap_user_ptr(user));
+	if (n > 0 && n < (long)sizeof(login->user))
+		login->flags |= MYSQL_LOGIN_USER;
+	/* MySQL has no text for "none". */
+	n = database ? bpf_probe_read_user_str(login->database, sizeof(login->database), ecap_user_ptr(database)) : 1;
+	if (n > 0 && n < (long)sizeof(login->database))
+		login->flags |= MYSQL_LOGIN_DATABASE;
+	row = ecap_layout(ctx);
+	login->head.connection = row ? read_connection(row, thd) : MYSQL_UNKNOWN_ID;
+	flight = ecap_state(mysql_flights);
+	if (flight && flight->has_peer && command == MYSQL_COM_CONNECT) {
+		login->flags |= MYSQL_LOGIN_PEER;
+		login->port = flight->port;
+		__builtin_memcpy(login->address, flight->address, sizeof(login->address));
+	}
+	ecap_end(&m);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
  * All messages go out on stream 0 (`commands`, joined). Each begins with `struct mysql_head`; `kind` says what follows.
  * A command is identified by (record header's pid, `thd`, `start_ns`): a connection runs one command at a time. Not by the
  * thread: MariaDB's thread pool may end a command on another thread than it began on.
+ *   LOGIN  when the server has been told who is there, at the begin of a connection or within COM_CHANGE_USER; no bytes follow
  *   START  at the entry of dispatch_command; the packet's bytes follow the fixed part
  *   ERROR  each time the server sends an error to the client; the message's text follows the fixed part
  *   END    when dispatch_command returns; no bytes follow
@@ -22,13 +23,15 @@
 #define MYSQL_UNKNOWN_ID 0xffffffffffffffffULL
 #define MYSQL_UNKNOWN_OFFSET 0xffffffffU
 
-enum mysql_kind { MYSQL_START = 1, MYSQL_END = 2, MYSQL_ERROR = 3 };
+enum mysql_kind { MYSQL_START = 1, MYSQL_END = 2, MYSQL_ERROR = 3, MYSQL_LOGIN = 4 };
 
 /* The one-byte command codes of the client/server protocol that the kernel side looks at. */
 enum mysql_command_code {
 	MYSQL_COM_QUIT = 1,
 	MYSQL_COM_INIT_DB = 2,
 	MYSQL_COM_QUERY = 3,
+	MYSQL_COM_CONNECT = 11, /* never sent by clients: the login at the begin of a connection */
+	MYSQL_COM_CHANGE_USER = 17,
 	MYSQL_COM_STMT_PREPARE = 0x16,
 	MYSQL_COM_STMT_EXECUTE = 0x17,
 	MYSQL_COM_STMT_SEND_LONG_DATA = 0x18,
@@ -106,10 +109,45 @@ struct mysql_error {
 	__u8 sqlstate[8];       /* 40 as in mysql_end */
 };
 
+/* The longest names that the servers have room for, with a NUL: 128 and 64 characters of three bytes; an IPv6 address. */
+#define MYSQL_USER_MAX 400
+#define MYSQL_DATABASE_MAX 200
+#define MYSQL_ADDRESS_MAX 48
+
+enum mysql_login_flags {
+	MYSQL_LOGIN_USER = 1,     /* `user` is valid and whole */
+	MYSQL_LOGIN_DATABASE = 2, /* `database` is valid and whole; empty: none was chosen */
+	MYSQL_LOGIN_PEER = 4,     /* `port` and `address` are valid: the client came over the network */
+};
+
+/* 688 bytes. That the login succeeded is not said: only then do commands follow. */
+struct mysql_login {
+	struct mysql_head head;         /*  0 command: MYSQL_COM_CONNECT or MYSQL_COM_CHANGE_USER */
+	__u32 flags;                    /* 32 enum mysql_login_flags */
+	__u32 port;                     /* 36 of the client's end of the connection */
+	char address[MYSQL_ADDRESS_MAX]; /* 40 of the same, as text with a NUL */
+	char user[MYSQL_USER_MAX];       /* 88 as the client gave it, with a NUL */
+	char database[MYSQL_DATABASE_MAX]; /* 488 as the client asked for it, with a NUL */
+};
+
 /* How arguments are passed. */
 enum mysql_convention {
 	MYSQL_CONVENTION_MARIADB = 0,
 	MYSQL_CONVENTION_MYSQL = 1, /* dispatch_command(THD*, const COM_DATA*, command); Protocol_classic's own methods */
+};
+
+/* How the function that mysql_eof is on is called: the probe's argument. */
+enum mysql_eof_call {
+	MYSQL_EOF_WITH_THD = 0,    /* (this, THD *, status, warnings) */
+	MYSQL_EOF_WITHOUT_THD = 1, /* (this, status, warnings) */
+	MYSQL_EOF_PARTIAL = 2,     /* (this, THD *): the status is not given, and there are no warnings */
+};
+
+/* How the function that mysql_statement is on is called: the probe's argument. */
+enum mysql_statement_call {
+	MYSQL_STATEMENT_MADE = 0,   /* (this, LEX *, MEM_ROOT *, state, id) */
+	MYSQL_STATEMENT_TOLD = 1,   /* (this, id, ...) */
+	MYSQL_STATEMENT_LISTED = 2, /* (this, THD *, Statement *): the id is in Statement */
 };
 
 /* One row of `ecap_layouts`, 32 bytes, written by the detector for one target file. */
@@ -120,13 +158,15 @@ struct mysql_layout {
 	__u32 thread_id_size;   /* 12 4 or 8 bytes */
 	__u32 packet_number_offset; /* 16 offset of THD::net.pkt_nr (4 bytes); MYSQL_UNKNOWN_OFFSET if not known */
 	__u32 product;              /* 20 the detector's number for the product; the decoder gets it back with each START */
-	__u32 reserved[2];          /* 24 0 */
+	__u32 statement_id_offset;  /* 24 MariaDB: offset of the id in Statement; MYSQL_UNKNOWN_OFFSET if not known */
+	__u32 reserved;             /* 28 0 */
 };
 
 _Static_assert(sizeof(struct mysql_head) == 32, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_start) == 48, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_end) == 104, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_error) == 48, "mirrored in the decoder");
+_Static_assert(sizeof(struct mysql_login) == 688, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_layout) == 32, "mirrored in the detector");
 
 #endif

@@ -274,6 +274,32 @@ impl Finished {
     pub fn end(&self) -> &Value {
         self.named("ecapture.session.end").last().unwrap_or_else(|| panic!("no session end; it said:\n{}", self.said))
     }
+
+    /// Nothing lost, nothing cut, nothing unaccounted for.
+    ///
+    /// # Panics
+    /// If anything was.
+    pub fn assert_whole(&self) {
+        assert_eq!(self.code, Some(0), "{}", self.said);
+        assert_eq!(self.events[0]["event.name"], "ecapture.session.start");
+        assert_eq!(self.events.last(), Some(self.end()));
+        let end = self.end();
+        let totals = &end["ecapture.session.modules"][0];
+        for key in [
+            "lost",
+            "partial",
+            "faults",
+            "undecodable",
+            "truncated_bytes",
+            "state_full",
+            "sink_lost",
+            "restarts",
+            "unaccounted",
+        ] {
+            assert_eq!(totals[key], 0, "{key} in {end}");
+        }
+        assert_eq!(totals["produced"], totals["seen"], "{end}");
+    }
 }
 
 /// The events in a file of JSON lines.

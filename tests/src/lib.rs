@@ -5,9 +5,12 @@
 //! unprivileged user, on a unix socket, and is stopped by its own process id.
 
 pub mod capture;
+pub mod container;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;
+pub mod server;
+pub mod suites;
 pub mod target;
 pub mod variants;
 pub mod versions;

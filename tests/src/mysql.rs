@@ -3,27 +3,72 @@
 //! Of our own because a test must know every byte: libraries add statements of their own and hide what the server said.
 
 use std::io::{self, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 const COM_QUIT: u8 = 1;
 const COM_INIT_DB: u8 = 2;
 const COM_QUERY: u8 = 3;
+const COM_CHANGE_USER: u8 = 0x11;
 const COM_STMT_PREPARE: u8 = 0x16;
 const COM_STMT_EXECUTE: u8 = 0x17;
 const COM_STMT_CLOSE: u8 = 0x19;
+const COM_STMT_FETCH: u8 = 0x1c;
 
 /// PROTOCOL_41, CONNECT_WITH_DB off, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
+const CONNECT_WITH_DB: u32 = 8;
+const DEPRECATE_EOF: u32 = 0x0100_0000;
 const MORE_RESULTS: u16 = 8;
+const LAST_ROW_SENT: u16 = 0x80;
 const MAX_PACKET: usize = 0xff_ffff;
+
+/// A way to the server.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+        })
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(into),
+            Self::Tcp(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(from),
+            Self::Tcp(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// One connection.
 pub struct Client {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
+    reader: BufReader<Stream>,
+    writer: Stream,
     /// Connection id, as the server gave it.
     pub id: u32,
+    /// No packet of its own ends the columns, and an OK packet ends the rows: what clients of today ask for.
+    without_eof: bool,
 }
 
 /// What a statement was answered. Numbers of a statement with several results are sums.
@@ -47,31 +92,91 @@ pub struct Prepared {
 }
 
 impl Client {
-    /// Connects; the server must let everybody in.
+    /// Connects as `test`, who needs no password.
     ///
     /// # Errors
     /// Of the socket, or what the server refused.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let writer = UnixStream::connect(socket)?;
-        let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0 };
+        Self::connect_as(socket, "test", "")
+    }
+
+    /// Connects as a user without a password, with a current database if it has a name.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_as(socket: &Path, user: &str, database: &str) -> io::Result<Self> {
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), user, database, 0)
+    }
+
+    /// Connects as `test` and has results sent as clients of today do: without packets of their own that end columns and rows.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_without_eof(socket: &Path) -> io::Result<Self> {
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), "test", "", DEPRECATE_EOF)
+    }
+
+    /// The same over the network. Gives the client's own address as well.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_tcp(server: SocketAddr, user: &str, database: &str) -> io::Result<(Self, SocketAddr)> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        let own = stream.local_addr()?;
+        Ok((Self::log_in(Stream::Tcp(stream), user, database, 0)?, own))
+    }
+
+    fn log_in(writer: Stream, user: &str, database: &str, more: u32) -> io::Result<Self> {
+        let without_eof = more & DEPRECATE_EOF != 0;
+        let mut client = Self { reader: BufReader::new(writer.try_clone()?), writer, id: 0, without_eof };
         let (_, hello) = client.read_packet()?;
         // Protocol version, server version (NUL-terminated), connection id.
         let id_at = 1 + hello[1..].iter().position(|b| *b == 0).ok_or_else(|| io::Error::other("no greeting"))? + 1;
         client.id = u32::from_le_bytes(hello[id_at..id_at + 4].try_into().map_err(io::Error::other)?);
         let mut login = Vec::new();
-        login.extend(CAPABILITIES.to_le_bytes());
+        let with_database = if database.is_empty() { 0 } else { CONNECT_WITH_DB };
+        login.extend((CAPABILITIES | with_database | more).to_le_bytes());
         login.extend(0x0100_0000u32.to_le_bytes());
         login.push(45); // utf8mb4
         login.extend([0; 23]);
-        login.extend(b"test\0");
-        login.push(0); // no password
-        login.extend(b"mysql_native_password\0");
+        login.extend(credentials(user, database, !database.is_empty()));
+        login.extend(plugin_of(&hello));
+        login.push(0);
         client.write_packet(1, &login)?;
-        let (_, answer) = client.read_packet()?;
-        match answer.first() {
-            Some(0) => Ok(client),
-            _ => Err(io::Error::other(format!("login refused: {}", String::from_utf8_lossy(&answer)))),
+        client.authenticate()?;
+        Ok(client)
+    }
+
+    /// What follows the login: the server may want another way of proving who one is. There is no password, so there is
+    /// nothing to prove.
+    fn authenticate(&mut self) -> io::Result<()> {
+        loop {
+            let (sequence, answer) = self.read_packet()?;
+            match answer.first() {
+                Some(0) => return Ok(()),
+                Some(0xfe) => {
+                    let native = answer[1..].starts_with(b"mysql_native_password\0");
+                    self.write_packet(sequence.wrapping_add(1), if native { &[] } else { &[0] })?;
+                }
+                // Fast authentication did it; OK follows.
+                Some(1) if answer.get(1) == Some(&3) => {}
+                _ => {
+                    let answer = String::from_utf8_lossy(&answer).into_owned();
+                    return Err(io::Error::other(format!("login refused: {answer}")));
+                }
+            }
         }
+    }
+
+    /// COM_CHANGE_USER.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn change_user(&mut self, user: &str, database: &str) -> io::Result<()> {
+        let body = [&credentials(user, database, true)[..], &[45, 0], b"mysql_native_password\0"].concat();
+        self.command(COM_CHANGE_USER, &[&body])?;
+        self.authenticate()
     }
 
     /// COM_QUERY.
@@ -106,9 +211,7 @@ impl Client {
         let columns = u16::from_le_bytes([packet[5], packet[6]]);
         let parameters = u16::from_le_bytes([packet[7], packet[8]]);
         for definitions in [parameters, columns] {
-            if definitions > 0 {
-                while !is_eof(&self.read_packet()?.1) {}
-            }
+            self.definitions(definitions.into())?;
         }
         Ok(Ok(Prepared { id, parameters }))
     }
@@ -135,6 +238,42 @@ impl Client {
         }
         self.command(COM_STMT_EXECUTE, &[&head])?;
         self.results()
+    }
+
+    /// COM_STMT_EXECUTE of a statement without parameters that opens a cursor, then COM_STMT_FETCH of so many rows at a time until
+    /// there are no more. The number of rows that each fetch brought.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn fetch_all(&mut self, statement: Prepared, at_a_time: u32) -> io::Result<Vec<u64>> {
+        let id = statement.id.to_le_bytes();
+        self.command(COM_STMT_EXECUTE, &[&id, &[1], &1u32.to_le_bytes()])?;
+        // How many columns, the columns; the rows stay where they are.
+        let (_, columns) = self.read_packet()?;
+        self.definitions(length(&columns).0)?;
+        if self.without_eof {
+            let (_, end) = self.read_packet()?;
+            assert!(self.end_of_rows(&end).is_some(), "{end:?}");
+        }
+        let mut fetched = Vec::new();
+        loop {
+            self.command(COM_STMT_FETCH, &[&id, &at_a_time.to_le_bytes()])?;
+            let mut rows = 0;
+            let last = loop {
+                let (_, row) = self.read_packet()?;
+                if row.first() == Some(&0xff) {
+                    return Err(io::Error::other(format!("{:?}", error(&row))));
+                }
+                if let Some(status) = self.end_of_rows(&row) {
+                    break status & LAST_ROW_SENT != 0;
+                }
+                rows += 1;
+            };
+            fetched.push(rows);
+            if last {
+                return Ok(fetched);
+            }
+        }
     }
 
     /// COM_STMT_CLOSE; the server does not answer.
@@ -181,15 +320,15 @@ impl Client {
                     u16::from_le_bytes([rest[0], rest[1]])
                 }
                 _ => {
-                    while !is_eof(&self.read_packet()?.1) {}
+                    self.definitions(length(&packet).0)?;
                     loop {
                         let (_, row) = self.read_packet()?;
                         if row.first() == Some(&0xff) {
                             answer.error = Some(error(&row));
                             return Ok(answer);
                         }
-                        if is_eof(&row) {
-                            break u16::from_le_bytes([row[3], row[4]]);
+                        if let Some(status) = self.end_of_rows(&row) {
+                            break status;
                         }
                         answer.rows += 1;
                     }
@@ -199,6 +338,29 @@ impl Client {
                 return Ok(answer);
             }
         }
+    }
+
+    /// Descriptions of columns or parameters, and what ends them.
+    fn definitions(&mut self, count: u64) -> io::Result<()> {
+        for _ in 0..count {
+            self.read_packet()?;
+        }
+        if count > 0 && !self.without_eof {
+            let (_, end) = self.read_packet()?;
+            assert!(is_eof(&end), "{end:?}");
+        }
+        Ok(())
+    }
+
+    /// The server's status, if the packet is the end of rows and not a row.
+    fn end_of_rows(&self, packet: &[u8]) -> Option<u16> {
+        if self.without_eof && packet.first() == Some(&0xfe) {
+            // An OK packet: rows affected, insert id, status.
+            let (_, rest) = length(&packet[1..]);
+            let (_, rest) = length(rest);
+            return Some(u16::from_le_bytes([rest[0], rest[1]]));
+        }
+        is_eof(packet).then(|| u16::from_le_bytes([packet[3], packet[4]]))
     }
 
     fn write_packet(&mut self, mut sequence: u8, body: &[u8]) -> io::Result<()> {
@@ -225,6 +387,22 @@ impl Client {
         self.reader.read_exact(&mut body)?;
         Ok((head[3], body))
     }
+}
+
+/// User, no password, and a database if the packet is to have one.
+fn credentials(user: &str, database: &str, with_database: bool) -> Vec<u8> {
+    let mut out = [user.as_bytes(), &[0, 0]].concat();
+    if with_database {
+        out.extend([database.as_bytes(), &[0]].concat());
+    }
+    out
+}
+
+/// The way of authentication that a greeting proposes: its last string.
+fn plugin_of(hello: &[u8]) -> &[u8] {
+    let hello = hello.strip_suffix(&[0]).unwrap_or(hello);
+    let at = hello.iter().rposition(|b| *b == 0).map_or(0, |nul| nul + 1);
+    &hello[at..]
 }
 
 fn is_eof(packet: &[u8]) -> bool {

@@ -1,15 +1,17 @@
 //! Recordings of real sessions, kept in `tests/golden/MODULE/`, decoded by the module of today: every event is the one that was
 //! agreed on. Needs no kernel, no root and no server.
 //!
-//! With `ECAPTURE_BLESS=1` the expected events are written anew; with `ECAPTURE_BLESS=record` the sessions are recorded anew
-//! before (that needs the servers and root). Look at the difference before it is committed.
+//! With `ECAPTURE_BLESS=1` the expected events are written anew; with `ECAPTURE_BLESS=record` the sessions whose recording is not
+//! there are recorded before (that needs the servers and root). Look at the difference before it is committed.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::Client;
+use ecapture_tests::server::{MARIADB_11_8, MYSQL_9_7, Server};
 
 fn golden(module: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(module)
@@ -52,19 +54,31 @@ fn compare(module: &str) {
 #[test]
 fn mysql() {
     if bless().as_deref() == Some("record") {
-        record_mysql();
+        record_mysql("mariadb-10.11", || {
+            let server = Mariadb::start();
+            (server.pid(), server.socket(), Box::new(server))
+        });
+        for (name, version) in [("mariadb-11.8", MARIADB_11_8), ("mysql-9.7", MYSQL_9_7)] {
+            record_mysql(name, || {
+                let server = Server::start(version).unwrap();
+                (server.pid(), server.socket(), Box::new(server))
+            });
+        }
     }
     compare("mysql");
 }
 
 /// One of everything that the module tells apart.
-fn record_mysql() {
-    let server = Mariadb::start();
-    let recording = golden("mysql").join("mariadb-10.11.ecaprec");
+fn record_mysql(name: &str, start: impl FnOnce() -> (u32, PathBuf, Box<dyn Any>)) {
+    let recording = golden("mysql").join(name).with_added_extension("ecaprec");
+    if recording.exists() {
+        return;
+    }
+    let (pid, socket, _server) = start();
     let modules = Modules::with(&["mysql"]);
-    let args = ["mysql", "--pid", &server.pid().to_string(), "-o", "none", "--record", recording.to_str().unwrap()];
+    let args = ["mysql", "--pid", &pid.to_string(), "-o", "none", "--record", recording.to_str().unwrap()];
     let capture = Capture::start(&modules, &args);
-    let mut one = Client::connect(&server.socket()).unwrap();
+    let mut one = Client::connect(&socket).unwrap();
     for text in [
         "create database shop",
         "create table shop.orders (id int primary key, item varbinary(300))",
@@ -77,7 +91,7 @@ fn record_mysql() {
         one.query(text.as_bytes()).unwrap();
     }
     one.query(b"select 1 /* \xff\xfe\0 */").unwrap();
-    let mut two = Client::connect(&server.socket()).unwrap();
+    let mut two = Client::connect(&socket).unwrap();
     let insert = two.prepare(b"insert into shop.orders values (?, ?)").unwrap().unwrap();
     two.execute(insert, &[b"3", b"cups"]).unwrap();
     two.execute(insert, &[b"3", b"twice"]).unwrap();

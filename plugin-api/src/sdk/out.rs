@@ -199,6 +199,14 @@ impl<'v> EventBuilder<'_, '_, 'v> {
         self
     }
 
+    /// A text or the payload of this event is only a part of what there was. [`EventBuilder::missing`] says it by itself; this is
+    /// for bytes that another event has counted already, for example because each of several events shows the same text.
+    #[inline]
+    pub fn partial(mut self) -> Self {
+        self.flags |= event_flag::PARTIAL;
+        self
+    }
+
     /// The event lacks what an earlier record would have told.
     #[inline]
     pub fn state_lost(mut self) -> Self {

@@ -18,6 +18,10 @@ impl Command {
     pub const INIT_DB: Self = Self(2);
     /// COM_QUERY: the packet is the text.
     pub const QUERY: Self = Self(3);
+    /// COM_DROP_DB, of old servers: the packet is the name of the database.
+    pub const DROP_DB: Self = Self(6);
+    /// COM_CONNECT, which no client sends: the login at the begin of a connection.
+    pub const CONNECT: Self = Self(11);
     /// COM_CHANGE_USER: user, password proof, database. The packet is never shown.
     pub const CHANGE_USER: Self = Self(17);
     /// COM_STMT_PREPARE: the packet is the text.

@@ -78,6 +78,10 @@ impl Machine {
             Body::Start(start) => self.start(message, head, &start, out),
             Body::Error(failure) => self.error(message, head, &failure, out),
             Body::End(end) => self.end(message, head, end, out),
+            Body::Login(login) => {
+                let connection = Connection::new(message.thread.process, &head);
+                self.sessions.logs_in(connection, head.command == Command::CONNECT, &login);
+            }
         }
         Ok(())
     }
@@ -114,7 +118,9 @@ impl Machine {
             self.lost_end(flight, out);
         }
 
-        let mut flight = Flight { started: true, system, request: Some(start.length), ..Flight::new(thread, head) };
+        let (client, namespace) = self.sessions.who(connection);
+        let request = Some(start.length);
+        let mut flight = Flight { started: true, system, request, client, namespace, ..Flight::new(thread, head) };
         self.read_packet(&mut flight, connection, start, missing);
         // These can't fail or leave nothing to come back to; done now, they hold even if END is lost.
         match head.command {
@@ -123,7 +129,9 @@ impl Machine {
                     self.sessions.closed(connection, id);
                 }
             }
-            Command::QUIT | Command::CHANGE_USER | Command::RESET_CONNECTION => self.sessions.clear(connection),
+            Command::QUIT => self.sessions.ended(connection),
+            Command::CHANGE_USER => self.sessions.leaves_user(connection),
+            Command::RESET_CONNECTION => self.sessions.reset(connection),
             _ => {}
         }
         self.put(key, flight, out);
@@ -136,7 +144,6 @@ impl Machine {
             Command::QUERY | Command::STMT_PREPARE => {
                 flight.text = Some(Text { bytes: start.packet.into(), missing });
                 flight.truncated = missing;
-                flight.namespace = self.sessions.namespace(connection);
             }
             Command::INIT_DB => {
                 flight.namespace = Some(start.packet.into());
@@ -153,10 +160,8 @@ impl Machine {
     /// What is known of the prepared statement that a command names.
     fn read_statement(&mut self, flight: &mut Flight, connection: Connection, id: Option<u32>) {
         flight.statement = id.and_then(|id| self.sessions.resolve(connection, id));
-        flight.namespace = self.sessions.namespace(connection);
         if matches!(flight.head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE) {
             flight.text = flight.statement.and_then(|id| self.sessions.statement(connection, id));
-            flight.truncated = flight.text.as_ref().map_or(0, |text| text.missing);
             flight.statement_unknown = flight.text.is_none();
         }
     }
@@ -185,6 +190,9 @@ impl Machine {
         let end = flight::sum(flight.totals, end);
         let outcome = Outcome::of(head.command, &end);
         self.learn(&flight, outcome, Some(&end));
+        if head.command == Command::CHANGE_USER && outcome == Outcome::Ok {
+            (flight.client, _) = self.sessions.who(Connection::new(flight.thread.process, &flight.head));
+        }
         let duration = message.time_ns.checked_sub(flight.first_ns);
         out.finished(Finished { duration_ns: duration, ..finished(flight, outcome, Some(end)) });
     }
@@ -227,8 +235,9 @@ impl Machine {
     /// A command whose START never came.
     fn orphan(&mut self, message: &Message<'_>, head: Head) -> Flight {
         let system = self.systems.get(&message.target).copied();
+        let (client, namespace) = self.sessions.who(Connection::new(message.thread.process, &head));
         let executes = matches!(head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE);
-        Flight { system, statement_unknown: executes, ..Flight::new(message.thread, head) }
+        Flight { system, client, namespace, statement_unknown: executes, ..Flight::new(message.thread, head) }
     }
 
     /// What a command that is over says about the connection.
@@ -244,14 +253,20 @@ impl Machine {
                 _ => self.sessions.last_unknown(connection),
             },
             Command::QUERY | Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE => {
-                self.sessions.ran(connection, flight.text.as_ref(), ok);
+                self.sessions.ran(connection, flight.namespace.is_some(), flight.text.as_ref(), ok);
             }
             Command::INIT_DB if outcome == Outcome::Error => {}
             Command::INIT_DB => {
                 let name = flight.namespace.clone().filter(|_| ok && flight.truncated == 0);
                 self.sessions.set_namespace(connection, name);
             }
-            Command::QUIT | Command::CHANGE_USER | Command::RESET_CONNECTION => self.sessions.clear(connection),
+            // It may have been the current one.
+            Command::DROP_DB => self.sessions.set_namespace(connection, None),
+            Command::QUIT => self.sessions.ended(connection),
+            // The login came between START and END.
+            Command::CHANGE_USER if ok => {}
+            Command::CHANGE_USER => self.sessions.leaves_user(connection),
+            Command::RESET_CONNECTION => self.sessions.reset(connection),
             _ => {}
         }
     }
@@ -277,6 +292,7 @@ fn finished(flight: Flight, outcome: Outcome, end: Option<End>) -> Finished {
         text: flight.text,
         truncated: flight.truncated,
         namespace: flight.namespace,
+        client: flight.client,
         statement: match end {
             Some(end) if end.flags & end_flag::PREPARED != 0 => Some(end.statement),
             _ => flight.statement,

@@ -100,6 +100,20 @@ impl Play {
         self.run(Command::STMT_PREPARE, connection, None, text.as_bytes(), &prepared(id))
     }
 
+    fn log_in(&mut self, command: Command, connection: u64, user: &str, database: &str, peer: Option<(&str, u16)>) {
+        self.now += 10;
+        let data = made::login(command, connection, self.now, user, database, peer);
+        self.send(u32::try_from(connection).unwrap(), &data, |_| {});
+    }
+
+    /// User, database and client of the connection's next command.
+    fn who(&mut self, connection: u64) -> (Option<String>, Option<String>, Option<String>) {
+        let done = self.query(connection, "select 1", &rows(1));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let peer = done.client.peer.map(|peer| format!("{}:{}", text(&peer.address), peer.port));
+        (done.client.user.as_deref().map(text), done.namespace.as_deref().map(text), peer)
+    }
+
     fn take(&mut self) -> Finished {
         assert_eq!(self.out.len(), 1, "{:#?}", self.out);
         self.out.remove(0)
@@ -197,6 +211,71 @@ fn close_reset_change_user_and_quit_forget() {
     assert_eq!(text(&play.execute(1, 1)), Some("select 1"), "COM_STMT_RESET keeps the statement");
 }
 
+fn who(user: &str, database: &str, peer: &str) -> (Option<String>, Option<String>, Option<String>) {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    (some(user), some(database), some(peer))
+}
+
+#[test]
+fn a_login_says_who_until_the_end_of_the_connection() {
+    let mut play = Play::new();
+    assert_eq!(play.who(7), who("", "", ""), "older than the capture");
+    play.log_in(Command::CONNECT, 1, "ann", "shop", Some(("::1", 4711)));
+    play.log_in(Command::CONNECT, 2, "bob", "", None);
+    assert_eq!(play.who(1), who("ann", "shop", "::1:4711"));
+    assert_eq!(play.who(2), who("bob", "", ""));
+    play.query(2, "use shop", &OK);
+    assert_eq!(play.who(2), who("bob", "shop", ""));
+    play.run(Command::DROP_DB, 2, None, b"shop", &OK);
+    assert_eq!(play.who(2), who("bob", "", ""));
+    play.run(Command::RESET_CONNECTION, 1, None, b"", &OK);
+    assert_eq!(play.who(1), who("ann", "", "::1:4711"), "the same user, and nothing else for sure");
+    let done = play.run(Command::QUIT, 1, None, b"", &QUIET);
+    assert_eq!(done.client.user.as_deref(), Some(&b"ann"[..]), "the good-bye is still hers");
+    assert_eq!(play.who(1), who("", "", ""));
+}
+
+#[test]
+fn another_user_takes_over_or_nobody_knows_who() {
+    let mut play = Play::new();
+    let change = |play: &mut Play, user: &str, end: &End| {
+        let start = play.start(Command::CHANGE_USER, 1, None, b"");
+        play.log_in(Command::CHANGE_USER, 1, user, "other", None);
+        play.end(Command::CHANGE_USER, 1, start, end);
+        play.take()
+    };
+    play.log_in(Command::CONNECT, 1, "ann", "shop", Some(("192.0.2.1", 9)));
+    play.prepare(1, 1, "select 1");
+    let done = change(&mut play, "bob", &OK);
+    assert_eq!(done.client.user.as_deref(), Some(&b"bob"[..]));
+    assert_eq!(play.who(1), who("bob", "other", "192.0.2.1:9"), "another user, the same client");
+    assert!(play.execute(1, 1).statement_unknown);
+    assert_eq!(play.who(1), who("bob", "", "192.0.2.1:9"), "what nobody knows may have been a USE");
+    change(&mut play, "ann", &failed(1045));
+    assert_eq!(play.who(1), who("", "", "192.0.2.1:9"));
+    change(&mut play, "ann", &OK);
+    assert_eq!(play.who(1), who("ann", "other", "192.0.2.1:9"));
+}
+
+#[test]
+fn after_a_loss_nobody_is_known_until_the_next_login() {
+    let mut play = Play::new();
+    play.log_in(Command::CONNECT, 1, "ann", "shop", Some(("192.0.2.1", 9)));
+    play.now += 10;
+    let start = made::start(Command::QUERY, 1, play.now, None, b"select 1", 0);
+    play.send(1, &start, |message| message.lost_before = 1);
+    play.end(Command::QUERY, 1, play.now, &OK);
+    let done = play.take();
+    assert_eq!(
+        (done.client, done.namespace),
+        (crate::session::Client::default(), None),
+        "the lost record may be a login"
+    );
+    // A new connection of the same number, in a server that has been started again.
+    play.log_in(Command::CONNECT, 1, "bob", "", None);
+    assert_eq!(play.who(1), who("bob", "", ""), "and not the address of the one before");
+}
+
 #[test]
 fn a_failed_prepare_prepares_nothing() {
     let mut play = Play::new();
@@ -231,7 +310,8 @@ fn cut_and_partial_packets_give_the_exact_count() {
     play.send(7, &made::start(Command::STMT_PREPARE, 7, 5000, None, b"sel", 7), |_| {});
     play.end(Command::STMT_PREPARE, 7, 5000, &prepared(3));
     assert_eq!(play.take().truncated, 7);
-    assert_eq!(play.execute(7, 3).truncated, 7, "the execution's text lacks them too");
+    let done = play.execute(7, 3);
+    assert_eq!((done.truncated, done.text.unwrap().missing), (0, 7), "counted once, at the prepare");
 }
 
 #[test]
@@ -461,16 +541,17 @@ proptest! {
     }
 
     #[test]
-    fn truncated_messages_are_refused_or_understood(kind in 0u8..3, len in 0usize..160) {
+    fn truncated_messages_are_refused_or_understood(kind in 0u8..4, len in 0usize..700) {
         let whole = match kind {
             0 => made::start(Command::QUERY, 7, 1, None, &[b'x'; 40], 0),
             1 => made::end(Command::QUERY, 7, 1, &OK),
+            2 => made::login(Command::CONNECT, 7, 1, "ann", "shop", Some(("::1", 1))),
             _ => made::error(Command::QUERY, 7, 1, 2, "HY000", &[b'x'; 40]),
         };
         let data = whole.get(..len).unwrap_or(&whole);
         let thread = Thread { process: 1, thread: 7 };
         let message = Message { stream: 0, target: 0, thread, time_ns: 9, lost_before: 0, restarted: false, missing: 0, data };
-        let fixed = [record::START, record::END, record::ERROR][usize::from(kind)];
+        let fixed = [record::START, record::END, record::LOGIN, record::ERROR][usize::from(kind)];
         let result = Machine::new(&Limits::default()).message(&message, &mut |_| {});
         prop_assert_eq!(result.is_ok(), data.len() >= fixed);
     }

@@ -18,6 +18,8 @@ pub trait Image {
     fn has_function(&self, name: &str) -> bool;
     /// The first bytes of a function's code, at most `most`; `None` if it is not there.
     fn code(&self, name: &str, most: usize) -> Option<&[u8]>;
+    /// Whether the code of one function calls or jumps to another by its address.
+    fn calls(&self, name: &str, other: &str) -> bool;
     /// Sections that hold initialised data: name and bytes.
     fn data_sections(&self) -> Vec<(&str, &[u8])>;
     /// Whether the file has a table of symbols at all.
@@ -72,8 +74,9 @@ pub fn detect(image: &impl Image) -> Result<Detection, String> {
             Ok(detect_convention(image, convention, dispatch, note))
         }
         None => Err(format!(
-            "no function dispatch_command that this module knows (MariaDB 10.5 and later, MySQL 5.7 and later) is \
-             among the file's symbols: {REMEDY}"
+            "no function dispatch_command that this module knows is among the file's symbols, neither that of {}: {REMEDY}, \
+             or name the function with --funcname",
+            convention::known(),
         )),
     }
 }
@@ -95,8 +98,17 @@ pub fn detect_as(image: &impl Image, dispatch: &str) -> Result<Detection, String
 fn detect_convention(image: &impl Image, convention: &'static Convention, dispatch: &str, note: String) -> Detection {
     let version = version::find(image, convention.product);
     let mut notes = vec![note, format!("version {}: {}", version.text, version.how)];
+    let statement_id = statement_id(image, convention, &mut notes);
     let mut hooks = Vec::new();
     for hook in convention.hooks {
+        if hook.only_with_id.is_some_and(|with| with != statement_id.is_some()) {
+            continue;
+        }
+        if let Some(other) = hook.only_if_calls {
+            let copies = hook.symbols.iter().copied().filter(|name| image.calls(name, other));
+            hooks.extend(copies.map(|symbol| Placed { hook, symbol: symbol.to_owned() }));
+            continue;
+        }
         let known = || hook.symbols.iter().copied().find(|name| image.has_function(name));
         match if hook.required { Some(dispatch) } else { known() } {
             Some(symbol) => hooks.push(Placed { hook, symbol: symbol.to_owned() }),
@@ -104,8 +116,9 @@ fn detect_convention(image: &impl Image, convention: &'static Convention, dispat
         }
     }
 
-    let thread_id =
-        derive(image, &mut notes, "connection id", &["thd_get_thread_id"], |code| code::thread_id(code.first()?));
+    let thread_id = derive(image, &mut notes, "connection id", "THD", &["thd_get_thread_id"], |code| {
+        code::thread_id(code.first()?)
+    });
     if thread_id.is_none() {
         notes.push("connections are told apart by the address of their THD, no connection id is shown".to_owned());
     }
@@ -113,7 +126,7 @@ fn detect_convention(image: &impl Image, convention: &'static Convention, dispat
     if packet_number.is_none() {
         notes.push("the number of rows returned is not shown".to_owned());
     }
-    let layout = layout(convention, thread_id, packet_number);
+    let layout = layout(convention, thread_id, packet_number, statement_id);
     Detection { version, convention, hooks, layout, notes }
 }
 
@@ -121,22 +134,33 @@ fn detect_convention(image: &impl Image, convention: &'static Convention, dispat
 fn packet_number(image: &impl Image, convention: &Convention, notes: &mut Vec<String>) -> Option<code::Field> {
     let what = "number of packets sent";
     if convention.id == product::MYSQL {
-        return derive(image, notes, what, &["_ZN16Protocol_classic17get_output_pkt_nrEv"], |code| {
+        return derive(image, notes, what, "THD", &["_ZN16Protocol_classic17get_output_pkt_nrEv"], |code| {
             Some(code::Field { offset: code::packet_number_of_thd(code.first()?)?, size: 4 })
         });
     }
-    derive(image, notes, what, &["_Z23thd_is_connection_aliveP3THD", "my_net_write"], |code| {
+    derive(image, notes, what, "THD", &["_Z23thd_is_connection_aliveP3THD", "my_net_write"], |code| {
         let [net, write] = code else { return None };
         let offset = code::net(net)?.checked_add(code::packet_number_of_net(write)?)?;
         Some(code::Field { offset, size: 4 })
     })
 }
 
-/// Derives an offset into THD from the code of functions, and says so.
+/// Offset of the id in MariaDB's Statement: with it the id can be had where it costs least.
+fn statement_id(image: &impl Image, convention: &Convention, notes: &mut Vec<String>) -> Option<code::Field> {
+    if convention.id != product::MARIADB || !image.has_function(convention::STATEMENT_LIST) {
+        return None;
+    }
+    derive(image, notes, "id of a prepared statement", "Statement", &[convention::STATEMENT], |code| {
+        code::statement_id(code.first()?)
+    })
+}
+
+/// Derives an offset into a structure from the code of functions, and says so.
 fn derive(
     image: &impl Image,
     notes: &mut Vec<String>,
     what: &str,
+    structure: &str,
     functions: &[&str],
     read: impl Fn(&[&[u8]]) -> Option<code::Field>,
 ) -> Option<code::Field> {
@@ -153,14 +177,20 @@ fn derive(
     let field = read(&code);
     notes.push(match field {
         Some(field) => {
-            format!("{what}: offset {:#x} in THD, {} bytes, from the code of {names}", field.offset, field.size)
+            let code::Field { offset, size } = field;
+            format!("{what}: offset {offset:#x} in {structure}, {size} bytes, from the code of {names}")
         }
         None => format!("{what}: the code of {names} is not what was expected"),
     });
     field
 }
 
-fn layout(convention: &Convention, thread_id: Option<code::Field>, packet_number: Option<code::Field>) -> [u8; LAYOUT] {
+fn layout(
+    convention: &Convention,
+    thread_id: Option<code::Field>,
+    packet_number: Option<code::Field>,
+    statement_id: Option<code::Field>,
+) -> [u8; LAYOUT] {
     let words = [
         1,
         convention.number,
@@ -168,6 +198,7 @@ fn layout(convention: &Convention, thread_id: Option<code::Field>, packet_number
         thread_id.map_or(0, |field| field.size),
         packet_number.map_or(UNKNOWN_OFFSET, |field| field.offset),
         convention.id,
+        statement_id.map_or(UNKNOWN_OFFSET, |field| field.offset),
     ];
     let mut row = [0; LAYOUT];
     for (to, word) in row.chunks_exact_mut(4).zip(words) {

@@ -1,7 +1,7 @@
 //! A server binary as the detector's [`Image`], by the SDK's reader. Symbols are collected once: the servers have some
 //! 30,000 of them, and a dozen names are looked up.
 
-use crate::detect::Image;
+use crate::detect::{Image, code};
 use ecapture_plugin_api::sdk::elf::{Elf, Symbol};
 use std::collections::HashMap;
 
@@ -42,6 +42,14 @@ impl Image for File<'_> {
         let function = self.functions.get(name.as_bytes())?;
         let code = self.elf.code(function)?;
         code.get(..most.min(code.len()))
+    }
+
+    fn calls(&self, name: &str, other: &str) -> bool {
+        let function = |name: &str| self.functions.get(name.as_bytes());
+        let (Some(function), Some(other)) = (function(name), function(other)) else { return false };
+        let code = self.elf.code(function).unwrap_or_default();
+        let code = code.get(..usize::try_from(function.size).unwrap_or(usize::MAX)).unwrap_or(code);
+        code::calls(code, function.address, other.address)
     }
 
     fn data_sections(&self) -> Vec<(&str, &[u8])> {

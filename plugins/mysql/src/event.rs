@@ -4,7 +4,7 @@
 
 use crate::command::Command;
 use crate::record::{End, Head, end_flag};
-use crate::session::Text;
+use crate::session::{Client, Text};
 use std::sync::Arc;
 
 /// A thread of the host.
@@ -78,10 +78,13 @@ pub struct Finished {
     pub system: Option<&'static str>,
     /// Text of the statement: sent with the command, or prepared before.
     pub text: Option<Text>,
-    /// Bytes of the text or name that the event lacks.
+    /// Bytes of the text or name that the command's own packet lacks. What the text of a prepared statement lacks was said at
+    /// its prepare.
     pub truncated: u64,
     /// Database: the one asked for (init_db) or the current one, if certain.
     pub namespace: Option<Arc<[u8]>>,
+    /// Who sent it, as far as it is known for certain.
+    pub client: Client,
     /// Id of the prepared statement.
     pub statement: Option<u32>,
     /// The command executes a statement whose text is not known.

@@ -7,7 +7,7 @@
 
 use crate::event::{ErrorText, Thread};
 use crate::record::{End, Head, end_flag};
-use crate::session::{Limits, Text};
+use crate::session::{Client, Limits, Text};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Flight {
     pub truncated: u64,
     /// See `Finished`.
     pub namespace: Option<Arc<[u8]>>,
+    /// See `Finished`.
+    pub client: Client,
     /// See `Finished`.
     pub statement: Option<u32>,
     /// See `Finished`.
@@ -54,6 +56,7 @@ impl Flight {
             text: None,
             truncated: 0,
             namespace: None,
+            client: Client::default(),
             statement: None,
             statement_unknown: false,
             request: None,

@@ -1,7 +1,7 @@
 //! Messages as the kernel side would write them, for the tests.
 
 use crate::command::Command;
-use crate::record::{END, ERROR, End, START, kind, start_flag};
+use crate::record::{END, ERROR, End, LOGIN, START, kind, login_flag, start_flag};
 
 fn head(kind: u32, command: Command, connection: u64, start_ns: u64, size: usize) -> Vec<u8> {
     let mut data = kind.to_le_bytes().to_vec();
@@ -44,6 +44,27 @@ pub fn end(command: Command, connection: u64, start_ns: u64, end: &End) -> Vec<u
     put(&mut data, 84, &end.error.to_le_bytes());
     put(&mut data, 88, &end.sqlstate);
     put(&mut data, 96, &end.returned.to_le_bytes());
+    data
+}
+
+/// LOGIN; `peer` over the network.
+pub fn login(
+    command: Command,
+    connection: u64,
+    start_ns: u64,
+    user: &str,
+    database: &str,
+    peer: Option<(&str, u16)>,
+) -> Vec<u8> {
+    let mut data = head(kind::LOGIN, command, connection, start_ns, LOGIN);
+    let flags = login_flag::USER | login_flag::DATABASE | peer.map_or(0, |_| login_flag::PEER);
+    put(&mut data, 32, &flags.to_le_bytes());
+    if let Some((address, port)) = peer {
+        put(&mut data, 36, &u32::from(port).to_le_bytes());
+        put(&mut data, 40, address.as_bytes());
+    }
+    put(&mut data, 88, user.as_bytes());
+    put(&mut data, 488, database.as_bytes());
     data
 }
 

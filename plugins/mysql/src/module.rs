@@ -79,7 +79,7 @@ fn probe(convention: &Convention, hook: &Hook, symbol: &str) -> Probe {
         kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
         at: Locator::Symbol(symbol.to_owned()),
         args: hook.args,
-        arg: convention.number,
+        arg: hook.arg.unwrap_or(convention.number),
         required: hook.required,
         group: hook.required.then(|| "command".to_owned()),
     }

@@ -1,7 +1,7 @@
 //! Tests of what crosses the module's interface: the plan for real and made-up files, and the manifest.
 
 use super::*;
-use crate::detect::LAYOUT;
+use crate::detect::{LAYOUT, convention};
 use proptest::prelude::*;
 use std::fs;
 
@@ -82,7 +82,7 @@ fn a_made_up_mariadb() {
     let programs: Vec<_> = plan.probes.iter().map(|probe| (probe.program.as_str(), probe.kind, probe.args)).collect();
     assert_eq!(programs, [("mysql_command", ProbeKind::Entry, 4), ("mysql_command_end", ProbeKind::Return, 0)]);
     assert!(plan.probes.iter().all(|probe| probe.required && probe.arg == 0 && probe.group.is_some()));
-    assert_eq!(words(&plan.layout.0), [1, 0, 0x3f18, 8, u32::MAX, 1, 0, 0]);
+    assert_eq!(words(&plan.layout.0), [1, 0, 0x3f18, 8, u32::MAX, 1, u32::MAX, 0]);
     assert!(plan.notes.iter().any(|note| note.contains("offset 0x3f18 in THD, 8 bytes, from the code of thd_get")));
     assert!(
         plan.notes.iter().any(|note| note.contains("net_send_ok") && note.contains("not shown")),
@@ -104,9 +104,49 @@ fn a_made_up_mysql() {
     ];
     let plan = answer(&elf(&functions, b"mysqld-9.7\0MySQL 9.7.4\0"), None);
     assert_eq!(plan.version.unwrap().text, "9.7.4");
-    assert_eq!(words(&plan.layout.0), [1, 1, 0x25d0, 4, 0x1f18, 2, 0, 0]);
+    assert_eq!(words(&plan.layout.0), [1, 1, 0x25d0, 4, 0x1f18, 2, u32::MAX, 0]);
     assert_eq!(plan.probes.len(), 3);
     assert!(plan.probes.iter().all(|probe| probe.arg == 1));
+}
+
+/// Debian 13's MariaDB: the compiler has put copies of net_send_eof where it would be called from.
+#[test]
+fn functions_that_end_result_sets_themselves_are_probed_too() {
+    const SEND_EOF: &str = "_ZN8Protocol8send_eofEjj";
+    let plan = |code: &[u8]| {
+        let functions = [
+            (MARIADB_DISPATCH, RET),
+            ("my_net_write", RET),
+            (SEND_EOF, code),
+            ("_ZN8Protocol12net_send_eofEP3THDjj", RET),
+        ];
+        let probes = answer(&elf(&functions, b""), None).probes;
+        let eof = probes.into_iter().filter(|probe| probe.program == "mysql_eof");
+        eof.map(|probe| (probe.at, probe.args, probe.arg)).collect::<Vec<_>>()
+    };
+    let symbol = |name: &str| Locator::Symbol(name.to_owned());
+    let usual = (symbol("_ZN8Protocol12net_send_eofEP3THDjj"), 4, 0);
+    // A call to the function right before it.
+    let copy = [0xe8, 0xfa, 0xff, 0xff, 0xff, 0xc3];
+    assert_eq!(plan(&copy), [usual.clone(), (symbol(SEND_EOF), 3, 1)]);
+    assert_eq!(plan(RET), [usual]);
+}
+
+/// The constructor has the id in a register but is dear to stop at; the list has a cheap beginning but needs the offset.
+#[test]
+fn the_id_of_a_prepared_statement_is_taken_where_it_is_cheap() {
+    let plan = |constructor: &[u8]| {
+        let functions =
+            [(MARIADB_DISPATCH, RET), (convention::STATEMENT_LIST, RET), (convention::STATEMENT, constructor)];
+        let plan = answer(&elf(&functions, b""), None);
+        let probes = plan.probes.into_iter().filter(|probe| probe.program == "mysql_statement");
+        let probes: Vec<_> = probes.map(|probe| (probe.at, probe.args, probe.arg)).collect();
+        (probes, words(&plan.layout.0)[6])
+    };
+    let symbol = |name: &str| Locator::Symbol(name.to_owned());
+    let known = plan(&[0x4c, 0x89, 0x47, 0x38, 0xc3]);
+    assert_eq!(known, (vec![(symbol(convention::STATEMENT_LIST), 3, 2)], 0x38));
+    assert_eq!(plan(RET), (vec![(symbol(convention::STATEMENT), 5, 0)], u32::MAX));
 }
 
 #[test]
@@ -115,7 +155,8 @@ fn files_that_can_not_be_captured_from_say_why_and_what_to_do() {
     assert!(refused(b"#!/bin/sh\n").contains("ELF"));
     assert!(refused(&elf(&[], b"")).contains("no symbols"));
     let other = refused(&elf(&[("main", RET)], b""));
-    assert!(other.contains("dispatch_command") && other.contains("--mysqld"), "{other}");
+    assert!(other.contains(MARIADB_DISPATCH) && other.contains(MYSQL_DISPATCH), "{other}");
+    assert!(other.contains("--mysqld") && other.contains("--funcname"), "{other}");
     let reason = answer(&elf(&[("main", RET)], b""), Some("dispatch")).unsupported.unwrap();
     assert!(reason.contains("no function dispatch") && reason.contains("--funcname"), "{reason}");
 }
@@ -161,7 +202,11 @@ fn the_installed_mariadb() {
             "mysql_eof",
             "mysql_error",
             "mysql_result_set",
-            "mysql_statement"
+            "mysql_statement",
+            "mysql_login",
+            "mysql_connect",
+            "mysql_peer",
+            "mysql_peer_end"
         ],
         "{:?}",
         plan.notes
@@ -178,7 +223,7 @@ fn the_installed_mariadb() {
 #[test]
 fn every_program_is_in_the_object() {
     let source = include_str!("../../../ebpf-objects/src/mysql.bpf.c");
-    for convention in [&detect::convention::MARIADB, &detect::convention::MYSQL] {
+    for convention in [&convention::MARIADB, &convention::MYSQL] {
         for hook in convention.hooks {
             let section = if hook.at_return { "SEC(\"uretprobe\")" } else { "SEC(\"uprobe\")" };
             let program = format!("{section}\nint {}(struct pt_regs *ctx)", hook.program);
@@ -189,8 +234,16 @@ fn every_program_is_in_the_object() {
     assert!(header.contains(&format!("_Static_assert(sizeof(struct mysql_layout) == {LAYOUT},")));
     let row = header.split("struct mysql_layout {").nth(1).and_then(|rest| rest.split("\n};").next()).unwrap();
     let fields: Vec<_> = row.lines().filter_map(|line| line.trim().strip_prefix("__u32 ")?.split(';').next()).collect();
-    let known = ["valid", "convention", "thread_id_offset", "thread_id_size", "packet_number_offset", "product"];
-    assert_eq!(fields.get(..6), Some(&known[..]), "all of them 32 bits");
+    let known = [
+        "valid",
+        "convention",
+        "thread_id_offset",
+        "thread_id_size",
+        "packet_number_offset",
+        "product",
+        "statement_id_offset",
+    ];
+    assert_eq!(fields.get(..7), Some(&known[..]), "all of them 32 bits");
 }
 
 proptest! {

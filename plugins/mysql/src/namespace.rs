@@ -25,12 +25,22 @@ pub fn effect(text: &[u8], complete: bool) -> Effect<'_> {
         return Effect::Sets(name);
     }
     let mut words = Words::default();
-    // A digit may be glued to the front: `/*!50000use x*/` is executed.
-    for word in text.split(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_')) {
+    for word in text.split(|byte| !IN_WORD[usize::from(*byte)]) {
         words.note(word);
     }
     if words.may_change() { Effect::Unknown } else { Effect::Keeps }
 }
+
+/// Bytes of words. A table: every byte of nearly every statement is looked up.
+const IN_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_';
+        byte += 1;
+    }
+    table
+};
 
 /// Which of the words that matter were met.
 #[derive(Default)]
@@ -47,8 +57,11 @@ impl Words {
         if word.len() < 3 {
             return;
         }
-        let digits = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let word = word.get(digits..).unwrap_or_default();
+        let mut word = word;
+        // A digit may be glued to the front: `/*!50000use x*/` is executed.
+        while let [b'0'..=b'9', rest @ ..] = word {
+            word = rest;
+        }
         let is = |wanted: &[u8]| word.eq_ignore_ascii_case(wanted);
         match word.len() {
             3 => self.surely |= is(b"use"),

@@ -30,6 +30,12 @@ pub enum Column {
     ServerPid,
     /// `ecapture.server.tid`.
     ServerTid,
+    /// `user.name`.
+    UserName,
+    /// `network.peer.address`.
+    PeerAddress,
+    /// `network.peer.port`.
+    PeerPort,
     /// `db.query.text`.
     QueryText,
     /// `db.namespace`.
@@ -53,7 +59,7 @@ pub enum Column {
 }
 
 /// Number of columns that there are.
-const COLUMNS: usize = 20;
+const COLUMNS: usize = 23;
 
 /// The columns that every event begins with.
 const COMMON: &[Column] = &[
@@ -67,6 +73,9 @@ const COMMON: &[Column] = &[
     Column::Warnings,
     Column::ServerPid,
     Column::ServerTid,
+    Column::UserName,
+    Column::PeerAddress,
+    Column::PeerPort,
 ];
 
 /// Events by their number: name, and the columns behind the common ones.
@@ -187,6 +196,10 @@ pub fn emit(numbers: &Numbers, finished: &Finished, owner: Option<Thread>, out: 
     set!(Warnings, u64, (has(end_flag::OK) || has(end_flag::RESULT_SET)).then(|| u64::from(end.warnings)));
     set!(ServerPid, u64, elsewhere.then(|| u64::from(finished.thread.process)));
     set!(ServerTid, u64, elsewhere.then(|| u64::from(finished.thread.thread)));
+    set!(UserName, text, finished.client.user.as_deref());
+    let peer = finished.client.peer.as_ref();
+    set!(PeerAddress, text, peer.map(|peer| &peer.address[..]));
+    set!(PeerPort, u64, peer.map(|peer| u64::from(peer.port)));
     set!(QueryText, text, text.map(|text| &text.bytes[..]));
     set!(Namespace, text, finished.namespace.as_deref());
     set!(ResponseReturnedRows, u64, has(end_flag::ROWS).then_some(end.rows));
@@ -197,6 +210,10 @@ pub fn emit(numbers: &Numbers, finished: &Finished, owner: Option<Thread>, out: 
     set!(StatementUnknown, bool, finished.statement_unknown.then_some(true));
     set!(RequestSize, u64, finished.request.map(u64::from));
     set!(CommandName, text, Some(name.as_ref()));
+    // Of an execution; the bytes were counted when it was prepared.
+    if text.is_some_and(|text| text.missing > 0) {
+        builder = builder.partial();
+    }
     if finished.state_lost {
         builder = builder.state_lost();
     }

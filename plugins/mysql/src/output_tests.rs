@@ -40,6 +40,9 @@ fn name_of(column: Column) -> &'static str {
         Column::Warnings => "ecapture.warnings",
         Column::ServerPid => "ecapture.server.pid",
         Column::ServerTid => "ecapture.server.tid",
+        Column::UserName => "user.name",
+        Column::PeerAddress => "network.peer.address",
+        Column::PeerPort => "network.peer.port",
         Column::QueryText => "db.query.text",
         Column::Namespace => "db.namespace",
         Column::ResponseReturnedRows => "db.response.returned_rows",
@@ -178,6 +181,17 @@ fn a_query() {
 }
 
 #[test]
+fn a_query_of_somebody_known() {
+    let mut play = Play::new();
+    let login = made::login(Command::CONNECT, 7, 900_000, "ann", "shop", Some(("192.0.2.1", 4711)));
+    play.record(9, 900_000, 0, &login);
+    let shown = play.command(Command::QUERY, None, b"select 1", 0, &rows(1));
+    assert_eq!(shown.line, "conn 7  ann  query ok 1 rows 800 us  select 1");
+    let who = ["user.name", "db.namespace", "network.peer.address", "network.peer.port"].map(|name| shown.get(name));
+    assert_eq!(who, [Some("ann"), Some("shop"), Some("192.0.2.1"), Some("4711")]);
+}
+
+#[test]
 fn a_change() {
     let mut play = Play::new();
     let shown = play.command(Command::QUERY, None, b"insert into t values (1)", 0, &changed(1, 42));
@@ -241,6 +255,10 @@ fn what_is_missing_is_counted_and_flagged() {
     assert_eq!(shown.flags, event_flag::PARTIAL);
     let shown = play.command(Command::QUERY, None, b"select 1", 0, &rows(0));
     assert_eq!((shown.missing, shown.flags), (0, 0));
+    let ready = End { flags: end_flag::PREPARED | end_flag::NO_STATUS, statement: 1, ..End::default() };
+    assert_eq!(play.command(Command::STMT_PREPARE, None, b"select '", 500, &ready).missing, 500);
+    let shown = play.command(Command::STMT_EXECUTE, Some(1), &[1, 0, 0, 0], 0, &rows(1));
+    assert_eq!((shown.missing, shown.flags), (0, event_flag::PARTIAL), "counted once, at the prepare");
 }
 
 #[test]

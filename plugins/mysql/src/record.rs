@@ -16,6 +16,8 @@ pub const END: usize = 104;
 pub const ERROR: usize = 48;
 /// `MYSQL_ERROR_TEXT_MAX`: no error text is longer.
 pub const ERROR_TEXT_MAX: usize = 512;
+/// Bytes of `struct mysql_login`; nothing follows.
+pub const LOGIN: usize = 688;
 /// `MYSQL_UNKNOWN_ID`.
 pub const UNKNOWN_ID: u64 = u64::MAX;
 
@@ -27,6 +29,18 @@ pub mod kind {
     pub const END: u32 = 2;
     /// `MYSQL_ERROR`.
     pub const ERROR: u32 = 3;
+    /// `MYSQL_LOGIN`.
+    pub const LOGIN: u32 = 4;
+}
+
+/// `enum mysql_login_flags`.
+pub mod login_flag {
+    /// `user` is valid.
+    pub const USER: u32 = 1;
+    /// `database` is valid.
+    pub const DATABASE: u32 = 2;
+    /// `port` and `address` are valid.
+    pub const PEER: u32 = 4;
 }
 
 /// `enum mysql_start_flags`.
@@ -62,6 +76,26 @@ pub mod convention {
     pub const MARIADB: u32 = 0;
     /// MySQL: text or name only.
     pub const MYSQL: u32 = 1;
+}
+
+/// `enum mysql_eof_call`: how the function that `mysql_eof` is on is called.
+pub mod eof {
+    /// (this, THD, status, warnings).
+    pub const WITH_THD: u32 = 0;
+    /// (this, status, warnings).
+    pub const WITHOUT_THD: u32 = 1;
+    /// (this, THD); the status is not given.
+    pub const PARTIAL: u32 = 2;
+}
+
+/// `enum mysql_statement_call`: how the function that `mysql_statement` is on is called.
+pub mod statement {
+    /// (this, LEX, MEM_ROOT, state, id).
+    pub const MADE: u32 = 0;
+    /// (this, id, ...).
+    pub const TOLD: u32 = 1;
+    /// (this, THD, Statement): the id is in Statement.
+    pub const LISTED: u32 = 2;
 }
 
 /// `product` of the layout row, which the kernel side hands through to START unread. 0: not known.
@@ -174,6 +208,17 @@ pub struct Failure<'a> {
     pub text: &'a [u8],
 }
 
+/// `struct mysql_login`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Login<'a> {
+    /// Name of the user, as the client gave it.
+    pub user: Option<&'a [u8]>,
+    /// Name of the database that the client asked for; empty if for none.
+    pub database: Option<&'a [u8]>,
+    /// The client's address as text, and its port.
+    pub peer: Option<(&'a [u8], u16)>,
+}
+
 /// What a message says beyond its head.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Body<'a> {
@@ -183,6 +228,8 @@ pub enum Body<'a> {
     End(End),
     /// The server sent an error.
     Error(Failure<'a>),
+    /// Somebody logs in.
+    Login(Login<'a>),
 }
 
 /// Reads one message.
@@ -205,6 +252,7 @@ pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
         kind::START => Body::Start(start(data)?),
         kind::END => Body::End(end(data)?),
         kind::ERROR => Body::Error(error(data)?),
+        kind::LOGIN => Body::Login(login(data)?),
         other => return Err(RecordError::Kind(other)),
     };
     Ok((head, body))
@@ -260,6 +308,21 @@ fn error(data: &[u8]) -> Result<Failure<'_>, RecordError> {
     Ok(Failure { error: fields.u32(32)?, sqlstate: fields.array(40)?, text })
 }
 
+fn login(data: &[u8]) -> Result<Login<'_>, RecordError> {
+    let fields = Fields { what: "LOGIN", fixed: LOGIN, data };
+    if !fields.rest()?.is_empty() {
+        return Err(RecordError::Long { what: "LOGIN", len: data.len(), most: LOGIN });
+    }
+    let flags = fields.u32(32)?;
+    let has = |flag: u32| flags & flag != 0;
+    let port = u16::try_from(fields.u32(36)?).unwrap_or(0);
+    Ok(Login {
+        user: has(login_flag::USER).then(|| fields.text(88, 488)),
+        database: has(login_flag::DATABASE).then(|| fields.text(488, LOGIN)),
+        peer: has(login_flag::PEER).then(|| (fields.text(40, 88), port)),
+    })
+}
+
 /// Little-endian fields of one message's fixed part.
 struct Fields<'a> {
     what: &'static str,
@@ -279,6 +342,12 @@ impl<'a> Fields<'a> {
 
     fn u64(&self, at: usize) -> Result<u64, RecordError> {
         self.array(at).map(u64::from_le_bytes)
+    }
+
+    /// A text with a NUL at its end, or without one all of its place.
+    fn text(&self, from: usize, to: usize) -> &'a [u8] {
+        let place = self.data.get(from..to).unwrap_or_default();
+        place.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
     fn rest(&self) -> Result<&'a [u8], RecordError> {

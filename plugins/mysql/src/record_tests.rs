@@ -77,6 +77,10 @@ fn values_are_those_of_the_header() {
     has("MYSQL_START", kind::START.to_string());
     has("MYSQL_END", kind::END.to_string());
     has("MYSQL_ERROR", kind::ERROR.to_string());
+    has("MYSQL_LOGIN", kind::LOGIN.to_string());
+    has("MYSQL_LOGIN_USER", login_flag::USER.to_string());
+    has("MYSQL_LOGIN_DATABASE", login_flag::DATABASE.to_string());
+    has("MYSQL_LOGIN_PEER", login_flag::PEER.to_string());
     has("MYSQL_START_STATEMENT", start_flag::STATEMENT.to_string());
     has("MYSQL_END_OK", end_flag::OK.to_string());
     has("MYSQL_END_RESULT_SET", end_flag::RESULT_SET.to_string());
@@ -88,7 +92,19 @@ fn values_are_those_of_the_header() {
     has("MYSQL_END_NO_STATUS", end_flag::NO_STATUS.to_string());
     has("MYSQL_CONVENTION_MARIADB", convention::MARIADB.to_string());
     has("MYSQL_CONVENTION_MYSQL", convention::MYSQL.to_string());
-    for (name, size) in [("mysql_head", HEAD), ("mysql_start", START), ("mysql_end", END), ("mysql_error", ERROR)] {
+    has("MYSQL_STATEMENT_MADE", statement::MADE.to_string());
+    has("MYSQL_STATEMENT_TOLD", statement::TOLD.to_string());
+    has("MYSQL_STATEMENT_LISTED", statement::LISTED.to_string());
+    has("MYSQL_EOF_WITH_THD", eof::WITH_THD.to_string());
+    has("MYSQL_EOF_WITHOUT_THD", eof::WITHOUT_THD.to_string());
+    has("MYSQL_EOF_PARTIAL", eof::PARTIAL.to_string());
+    for (name, size) in [
+        ("mysql_head", HEAD),
+        ("mysql_start", START),
+        ("mysql_end", END),
+        ("mysql_error", ERROR),
+        ("mysql_login", LOGIN),
+    ] {
         let line = format!("_Static_assert(sizeof(struct {name}) == {size},");
         assert!(HEADER.contains(&line), "{line}");
     }
@@ -122,9 +138,20 @@ fn offsets_are_those_of_the_header() {
         ("mysql_end", "returned", 96),
         ("mysql_error", "error", 32),
         ("mysql_error", "sqlstate", 40),
+        ("mysql_login", "flags", 32),
+        ("mysql_login", "port", 36),
+        ("mysql_login", "address", 40),
+        ("mysql_login", "user", 88),
+        ("mysql_login", "database", 488),
     ] {
         assert_eq!(offset_in_header(structure, field), Some(at), "{structure}.{field}");
     }
+}
+
+/// A number, or a constant of the header.
+fn number(text: &str) -> Option<usize> {
+    let defined = || HEADER.split(&format!("#define {text} ")).nth(1)?.split_whitespace().next()?.parse().ok();
+    text.parse().ok().or_else(defined)
 }
 
 /// Offset of a field by adding up the sizes of those before it. The structures have no padding; their sizes are asserted.
@@ -136,12 +163,12 @@ fn offset_in_header(structure: &str, field: &str) -> Option<usize> {
         let (size, name) = match words.next()? {
             "__u32" => (4, words.next()?),
             "__u64" => (8, words.next()?),
-            "__u8" => (1, words.next()?),
+            "__u8" | "char" => (1, words.next()?),
             "struct" => (HEAD, words.nth(1)?),
             _ => continue,
         };
         let (name, count) = match name.split_once('[') {
-            Some((name, count)) => (name, count.trim_end_matches(']').parse().ok()?),
+            Some((name, count)) => (name, number(count.trim_end_matches(']'))?),
             None => (name, 1),
         };
         if name == field {

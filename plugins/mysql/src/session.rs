@@ -1,5 +1,5 @@
-//! What a connection's earlier commands say about its later ones: the texts of prepared statements, which one was
-//! prepared last, and the current database where it is known for certain.
+//! What a connection's login and earlier commands say about its later ones: who is at the other end, the texts of prepared
+//! statements, which one was prepared last, and the current database where it is known for certain.
 //!
 //! Not here: commands in flight (`flight`), and what is shown of all this (`event`).
 //!
@@ -9,7 +9,7 @@
 use crate::bounded::{Bound, Bounded};
 use crate::command::LAST_PREPARED;
 use crate::namespace::{self, Effect};
-use crate::record::Head;
+use crate::record::{Head, Login};
 use std::sync::Arc;
 
 /// Bounds of the tables.
@@ -68,6 +68,24 @@ pub struct Text {
     pub missing: u64,
 }
 
+/// Where a connection's client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, as text.
+    pub address: Arc<[u8]>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Who is at the other end of a connection, as far as it is known for certain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The user that it logged in as.
+    pub user: Option<Arc<[u8]>>,
+    /// Its end of the network connection.
+    pub peer: Option<Peer>,
+}
+
 /// Which statement COM_STMT_EXECUTE means by "the last one".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Last {
@@ -77,10 +95,12 @@ enum Last {
     Id(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Session {
     namespace: Option<Known<Arc<[u8]>>>,
     last: Option<Known<Last>>,
+    user: Option<Known<Arc<[u8]>>>,
+    peer: Option<Known<Peer>>,
 }
 
 /// A fact that later commands can change. One of these may have been lost since, therefore it counts only while no
@@ -89,6 +109,10 @@ struct Session {
 struct Known<T> {
     value: T,
     losses: u64,
+}
+
+fn certain<T: Clone>(fact: &Option<Known<T>>, losses: u64) -> Option<T> {
+    fact.as_ref().filter(|fact| fact.losses == losses).map(|fact| fact.value.clone())
 }
 
 /// Everything remembered of the connections.
@@ -164,15 +188,52 @@ impl Sessions {
         }
     }
 
-    /// The connection was reset, given to another user, or ended.
-    pub fn clear(&mut self, connection: Connection) {
+    /// The connection ended.
+    pub fn ended(&mut self, connection: Connection) {
         self.sessions.remove(&connection);
-        self.statements.remove_range((connection, 0)..=(connection, u32::MAX));
+        self.forget_statements(connection);
     }
 
-    /// The current database, if certain.
-    pub fn namespace(&mut self, connection: Connection) -> Option<Arc<[u8]>> {
-        self.current(connection, |session| session.namespace.clone())
+    /// The connection was reset: what its commands have left is gone, who it belongs to is not.
+    pub fn reset(&mut self, connection: Connection) {
+        self.change(connection, false, |session| (session.namespace, session.last) = (None, None));
+        self.forget_statements(connection);
+    }
+
+    /// The connection is given to another user, of whom nothing is known yet.
+    pub fn leaves_user(&mut self, connection: Connection) {
+        self.change(connection, false, |session| session.user = None);
+        self.reset(connection);
+    }
+
+    /// Somebody logs in, to a new connection or over one that there is. Whether with success does not matter: without it no
+    /// command follows, or none whose user is known.
+    pub fn logs_in(&mut self, connection: Connection, new: bool, login: &Login<'_>) {
+        if new {
+            self.ended(connection);
+        } else {
+            self.leaves_user(connection);
+        }
+        let losses = self.losses;
+        let name = |text: &[u8]| Known { value: text.into(), losses };
+        let peer = login.peer.map(|(address, port)| Known { value: Peer { address: address.into(), port }, losses });
+        self.change(connection, true, |session| {
+            session.user = login.user.map(name);
+            session.namespace = login.database.filter(|database| !database.is_empty()).map(name);
+            session.peer = peer.or(session.peer.take());
+        });
+    }
+
+    /// Who is at the other end, and the current database: in one look, since every command asks.
+    pub fn who(&mut self, connection: Connection) -> (Client, Option<Arc<[u8]>>) {
+        let losses = self.losses;
+        let Some(session) = self.sessions.touch(&connection) else { return (Client::default(), None) };
+        let client = Client { user: certain(&session.user, losses), peer: certain(&session.peer, losses) };
+        (client, certain(&session.namespace, losses))
+    }
+
+    fn forget_statements(&mut self, connection: Connection) {
+        self.statements.remove_range((connection, 0)..=(connection, u32::MAX));
     }
 
     /// The database is now `name`; `None` = not known.
@@ -183,15 +244,14 @@ impl Sessions {
         });
     }
 
-    /// A statement with this text ran.
-    pub fn ran(&mut self, connection: Connection, text: Option<&Text>, succeeded: bool) {
-        let known = self.namespace(connection).is_some();
+    /// A statement with this text ran. `known`: the database was, when it began.
+    pub fn ran(&mut self, connection: Connection, known: bool, text: Option<&Text>, succeeded: bool) {
         let Some(text) = text.filter(|text| text.missing == 0) else {
             return if known {
                 self.set_namespace(connection, None)
             };
         };
-        // Most connections' database came with the login, which is not seen: nothing to lose, so no word is looked for.
+        // The login of a connection that is older than the capture was not seen: nothing to lose, so no word is looked for.
         if !known && namespace::plain_use(&text.bytes).is_none() {
             return;
         }
@@ -220,7 +280,7 @@ impl Sessions {
         if let Some(session) = self.sessions.touch(&connection) {
             set(session);
         } else if create {
-            let mut session = Session { namespace: None, last: None };
+            let mut session = Session::default();
             set(&mut session);
             self.sessions.insert(connection, session, 0);
         }
@@ -236,6 +296,15 @@ mod tests {
         Connection::new(1, &Head { command: Command::QUERY, thd: 9, connection: Some(id), start_ns: 0 })
     }
 
+    fn namespace(sessions: &mut Sessions, connection: Connection) -> Option<Arc<[u8]>> {
+        sessions.who(connection).1
+    }
+
+    fn ran(sessions: &mut Sessions, connection: Connection, text: Option<&Text>, succeeded: bool) {
+        let known = namespace(sessions, connection).is_some();
+        sessions.ran(connection, known, text, succeeded);
+    }
+
     fn text(text: &str) -> Text {
         Text { bytes: text.as_bytes().into(), missing: 0 }
     }
@@ -246,7 +315,7 @@ mod tests {
         sessions.prepared(connection(1), 1, Some(text("a")));
         sessions.prepared(connection(2), 1, Some(text("b")));
         assert_eq!(sessions.statement(connection(1), 1), Some(text("a")));
-        sessions.clear(connection(1));
+        sessions.ended(connection(1));
         assert_eq!(sessions.statement(connection(1), 1), None);
         assert_eq!(sessions.statement(connection(2), 1), Some(text("b")));
         let by_address = Connection::new(1, &Head { command: Command::QUERY, thd: 2, connection: None, start_ns: 0 });
@@ -277,21 +346,21 @@ mod tests {
     fn the_database_is_exact_or_absent() {
         let mut sessions = Sessions::new(&Limits::default());
         let c = connection(1);
-        sessions.ran(c, Some(&text("select 1")), true);
-        assert_eq!(sessions.namespace(c), None);
-        sessions.ran(c, Some(&text("USE shop")), true);
-        assert_eq!(sessions.namespace(c).as_deref(), Some(&b"shop"[..]));
-        sessions.ran(c, Some(&text("use nowhere")), false);
-        sessions.ran(c, Some(&text("select 1")), true);
-        assert_eq!(sessions.namespace(c).as_deref(), Some(&b"shop"[..]));
-        sessions.ran(c, Some(&text("call p()")), true);
-        assert_eq!(sessions.namespace(c), None);
+        ran(&mut sessions, c, Some(&text("select 1")), true);
+        assert_eq!(namespace(&mut sessions, c), None);
+        ran(&mut sessions, c, Some(&text("USE shop")), true);
+        assert_eq!(namespace(&mut sessions, c).as_deref(), Some(&b"shop"[..]));
+        ran(&mut sessions, c, Some(&text("use nowhere")), false);
+        ran(&mut sessions, c, Some(&text("select 1")), true);
+        assert_eq!(namespace(&mut sessions, c).as_deref(), Some(&b"shop"[..]));
+        ran(&mut sessions, c, Some(&text("call p()")), true);
+        assert_eq!(namespace(&mut sessions, c), None);
         sessions.set_namespace(c, Some(b"a"[..].into()));
         sessions.lost_records();
-        assert_eq!(sessions.namespace(c), None);
+        assert_eq!(namespace(&mut sessions, c), None);
         sessions.set_namespace(c, Some(b"a"[..].into()));
-        sessions.ran(c, None, true);
-        assert_eq!(sessions.namespace(c), None);
+        ran(&mut sessions, c, None, true);
+        assert_eq!(namespace(&mut sessions, c), None);
     }
 
     #[test]

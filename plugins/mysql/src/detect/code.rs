@@ -7,6 +7,7 @@
 //! | | `endbr64; mov disp32(%rdi),%eax; ret` | MySQL 9.7 |
 //! | `thd_is_connection_alive(THD*)` | `xor %eax,%eax; cmpb $0,error(%rdi); jne; cmpq $0,vio(%rdi)`: `THD::net` | MariaDB, the same three |
 //! | `my_net_write(NET*, ...)` | `mov nr(%net),%eax; lea 1(%rax),%edx; ...; mov %edx,nr(%net)`: `NET::pkt_nr` | MariaDB, the same three |
+//! | `Statement::Statement(LEX*, MEM_ROOT*, state, id)` | `mov %r8,id(%rdi)`, once, with no call before it | MariaDB, the same three |
 //! | `Protocol_classic::get_output_pkt_nr()` | `mov thd(%rdi),%rax; mov nr(%rax),%eax; ret`: `THD::net.pkt_nr` | MySQL 9.7 |
 
 /// Bytes of a function that are looked at.
@@ -85,6 +86,32 @@ pub fn packet_number_of_thd(code: &[u8]) -> Option<u32> {
     let (_, code) = displacement(code.strip_prefix(&[0x48, 0x8b])?, 0)?;
     let (offset, code) = displacement_of(code.strip_prefix(&[0x8b])?, 0, RAX)?;
     field(offset, 4).filter(|_| code.starts_with(&[0xc3])).map(|field| field.offset)
+}
+
+/// The offset of the id in Statement, from its constructor, which is given it in `%r8` and stores it once, before it calls
+/// anything. What merely looks like a call or a return gives `None`, which costs speed only.
+pub fn statement_id(code: &[u8]) -> Option<Field> {
+    const STORE: &[u8] = &[0x4c, 0x89, 0x47]; // mov %r8,disp8(%rdi)
+    const CALL: u8 = 0xe8;
+    const RET: u8 = 0xc3;
+    let end = code.iter().position(|byte| *byte == RET)?;
+    let code = code.get(..end)?;
+    let mut stores = (0..code.len()).filter(|at| code.get(*at..).is_some_and(|code| code.starts_with(STORE)));
+    let at = stores.next().filter(|_| stores.next().is_none())?;
+    let (before, store) = code.split_at_checked(at)?;
+    let offset = *store.get(STORE.len())?;
+    field(offset.into(), 8).filter(|_| offset < 0x80 && !before.contains(&CALL))
+}
+
+/// Whether the code, which is at `address`, has a `call` or `jmp` to `to`. Looks at every byte, not at instructions: that
+/// four bytes of something else are this very distance is one chance in billions.
+pub fn calls(code: &[u8], address: u64, to: u64) -> bool {
+    (address..).zip(code.windows(5)).any(|(at, bytes)| match bytes {
+        [0xe8 | 0xe9, distance @ ..] => distance
+            .first_chunk::<4>()
+            .is_some_and(|d| at.wrapping_add(5).wrapping_add_signed(i32::from_le_bytes(*d).into()) == to),
+        _ => false,
+    })
 }
 
 /// The displacement if the code ends with `mov disp8(register),%eax`.
@@ -215,9 +242,36 @@ mod tests {
         assert_eq!(packet_number_of_thd(&mysql[..14]), None);
     }
 
+    #[test]
+    fn ids_of_statements_of_real_builds() {
+        // mov %rdx,0x28(%rdi); mov %r8,0x38(%rdi); movl $2,0x40(%rdi); ret
+        let code = [0x48, 0x89, 0x57, 0x28, 0x4c, 0x89, 0x47, 0x38, 0xc7, 0x47, 0x40, 2, 0, 0, 0, 0xc3];
+        assert_eq!(statement_id(&code), some(0x38, 8), "MariaDB 10.5 to 11.8");
+        assert_eq!(statement_id(&[&code[..15], &code[..]].concat()), None, "twice");
+        assert_eq!(
+            statement_id(&[&code[..], &code[4..8]].concat()),
+            some(0x38, 8),
+            "behind the return is another function"
+        );
+        assert_eq!(statement_id(&[&[0xe8, 0, 0, 0, 0], &code[..]].concat()), None, "behind a call");
+        assert_eq!(statement_id(&code[..15]), None, "no return");
+        assert_eq!(statement_id(&[0x4c, 0x89, 0x47, 0x39, 0xc3]), None, "not aligned");
+        assert_eq!(statement_id(&[0x4c, 0x89, 0x47, 0xc3]), None, "cut");
+    }
+
+    #[test]
+    fn calls_and_jumps_are_found_wherever_they_go() {
+        let call = [0x90, 0xe8, 0xfa, 0x0f, 0, 0, 0xc3];
+        assert!(calls(&call, 0x1000, 0x2000) && !calls(&call, 0x1000, 0x2001));
+        assert!(calls(&[0xe9, 0xfb, 0xff, 0xff, 0xff], 7, 7), "to itself");
+        assert!(!calls(&call[..5], 0x1000, 0x2000) && !calls(&[], 0, 0));
+        assert!(!calls(&[0xe8; 40], u64::MAX - 3, 1), "at the end of all addresses");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_never_panic(code in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _any = (calls(&code, u64::MAX - 9, 5), statement_id(&code));
             let _either = (thread_id(&code), net(&code), packet_number_of_net(&code), packet_number_of_thd(&code));
         }
     }

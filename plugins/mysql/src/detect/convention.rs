@@ -3,7 +3,7 @@
 //! (MariaDB 10.5, 10.11, 11.8; MySQL 9.7), because the servers export their functions to their plugins.
 
 use super::Image;
-use crate::record::{convention as number, product};
+use crate::record::{convention as number, eof, product, statement};
 
 /// A way in which a server's functions are called.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,13 @@ pub struct Hook {
     pub symbols: &'static [&'static str],
     /// Arguments that the program reads, the first six of them in registers.
     pub args: u8,
+    /// What the program is told about how this function is called; [`Convention::number`] if nothing else.
+    pub arg: Option<u32>,
+    /// Only where the function's own code calls this one: what it does is then done by a copy that the compiler put in
+    /// it, not by the function that the other hooks of the program are on.
+    pub only_if_calls: Option<&'static str>,
+    /// Only where the offset of the id in MariaDB's Statement is known, or only where it is not.
+    pub only_with_id: Option<bool>,
     /// Whether there is nothing to see without it.
     pub required: bool,
     /// What is missing without it.
@@ -40,27 +47,60 @@ const MARIADB_DISPATCH: &[&str] = &[
     "_Z16dispatch_command19enum_server_commandP3THDPcjbb", // 10.2 to 10.5
 ];
 const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
+/// The constructor of MariaDB's Statement.
+pub const STATEMENT: &str = "_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm";
+/// Puts one into the list of its connection.
+pub const STATEMENT_LIST: &str = "_ZN13Statement_map6insertEP3THDP9Statement";
+const CONNECT: &[&str] = &["_Z22thd_prepare_connectionP3THD"];
+/// 9.7; older ones have it as C.
+const MYSQL_PEER: &[&str] = &["_Z13vio_peer_addrP3VioPcPtm", "vio_peer_addr"];
 
 const NO_COMMANDS: &str = "nothing can be seen";
 const NO_OK: &str = "rows affected, insert ids and warnings are not shown";
 const NO_ROWS: &str = "rows returned are not shown";
 const NO_ERROR: &str = "errors are shown as ok: their number and text can't be seen";
+const NO_USER: &str = "user and database of a login are not shown";
+const NO_PEER: &str = "the client's address is not shown";
 const NO_ID: &str = "executions of prepared statements are shown without the statement's text";
 
-const fn command(symbols: &'static [&'static str], args: u8) -> Hook {
-    Hook { program: "mysql_command", at_return: false, symbols, args, required: true, without: NO_COMMANDS }
-}
-
-const fn command_end(symbols: &'static [&'static str]) -> Hook {
-    Hook { program: "mysql_command_end", at_return: true, symbols, args: 0, required: true, without: NO_COMMANDS }
+const fn hook(program: &'static str, symbols: &'static [&'static str], args: u8, without: &'static str) -> Hook {
+    Hook {
+        program,
+        at_return: false,
+        symbols,
+        args,
+        arg: None,
+        only_if_calls: None,
+        only_with_id: None,
+        required: false,
+        without,
+    }
 }
 
 const fn at_return(program: &'static str, symbols: &'static [&'static str], without: &'static str) -> Hook {
-    Hook { program, at_return: true, symbols, args: 0, required: false, without }
+    Hook { at_return: true, ..hook(program, symbols, 0, without) }
 }
 
-const fn hook(program: &'static str, symbols: &'static [&'static str], args: u8, without: &'static str) -> Hook {
-    Hook { program, at_return: false, symbols, args, required: false, without }
+const fn command(symbols: &'static [&'static str], args: u8) -> Hook {
+    Hook { required: true, ..hook("mysql_command", symbols, args, NO_COMMANDS) }
+}
+
+const fn command_end(symbols: &'static [&'static str]) -> Hook {
+    Hook { required: true, ..at_return("mysql_command_end", symbols, NO_COMMANDS) }
+}
+
+const fn eof(symbols: &'static [&'static str], args: u8, called: u32) -> Hook {
+    Hook { arg: Some(called), ..hook("mysql_eof", symbols, args, NO_ROWS) }
+}
+
+const fn statement(symbols: &'static [&'static str], args: u8, called: u32) -> Hook {
+    Hook { arg: Some(called), ..hook("mysql_statement", symbols, args, NO_ID) }
+}
+
+/// A function of MariaDB that ends a result set itself, where the compiler made it so: 11.8 of Debian 13 has copies of
+/// net_send_eof in the two functions that would call it.
+const fn eof_copy(symbols: &'static [&'static str], args: u8, called: u32) -> Hook {
+    Hook { only_if_calls: Some("my_net_write"), ..eof(symbols, args, called) }
 }
 
 /// MariaDB: dispatch_command(command, THD*, packet, length, ...); Protocol's functions take the THD.
@@ -78,12 +118,19 @@ pub static MARIADB: Convention = Convention {
             8,
             NO_OK,
         ),
-        hook("mysql_eof", &["_ZN8Protocol12net_send_eofEP3THDjj"], 4, NO_ROWS),
+        eof(&["_ZN8Protocol12net_send_eofEP3THDjj"], 4, eof::WITH_THD),
+        eof_copy(&["_ZN8Protocol8send_eofEjj"], 3, eof::WITHOUT_THD),
+        eof_copy(&["_ZN8Protocol22end_partial_result_setEP3THD"], 0, eof::PARTIAL),
         hook("mysql_error", &["_ZN8Protocol21net_send_error_packetEP3THDjPKcS3_"], 5, NO_ERROR),
         at_return("mysql_result_set", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], NO_ROWS),
         // Not Query_cache::send_result_to_client: it would tell an answer out of the cache from other silent successes, which
         // nobody is shown, and two traps for each SELECT of all servers are a high price for it.
-        hook("mysql_statement", &["_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm"], 5, NO_ID),
+        Hook { only_with_id: Some(true), ..statement(&[STATEMENT_LIST], 3, statement::LISTED) },
+        Hook { only_with_id: Some(false), ..statement(&[STATEMENT], 5, statement::MADE) },
+        hook("mysql_login", &["_Z17general_log_printP3THD19enum_server_commandPKcz"], 6, NO_USER),
+        hook("mysql_connect", CONNECT, 0, NO_PEER),
+        hook("mysql_peer", &["vio_peer_addr"], 3, NO_PEER),
+        at_return("mysql_peer_end", &["vio_peer_addr"], NO_PEER),
     ],
 };
 
@@ -96,12 +143,22 @@ pub static MYSQL: Convention = Convention {
         command(MYSQL_DISPATCH, 3),
         command_end(MYSQL_DISPATCH),
         hook("mysql_ok", &["_ZN16Protocol_classic7send_okEjjyyPKc"], 5, NO_OK),
-        hook("mysql_eof", &["_ZN16Protocol_classic8send_eofEjj"], 3, NO_ROWS),
+        eof(&["_ZN16Protocol_classic8send_eofEjj"], 3, eof::WITHOUT_THD),
         hook("mysql_error", &["_ZN16Protocol_classic10send_errorEjPKcS1_"], 4, NO_ERROR),
         at_return("mysql_result_set", &["_ZN16Protocol_classic19end_result_metadataEv"], NO_ROWS),
-        hook("mysql_statement", &["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, NO_ID),
+        statement(&["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, statement::TOLD),
+        hook("mysql_login", &["_Z15acl_log_connectPKcS0_S0_S0_P3THD19enum_server_command"], 6, NO_USER),
+        hook("mysql_connect", CONNECT, 0, NO_PEER),
+        hook("mysql_peer", MYSQL_PEER, 3, NO_PEER),
+        at_return("mysql_peer_end", MYSQL_PEER, NO_PEER),
     ],
 };
+
+/// The names of dispatch_command that are known, for people.
+pub fn known() -> String {
+    let of = |product: &str, names: &[&str]| format!("{product} ({})", names.join(", "));
+    format!("{} nor that of {}", of("MariaDB", MARIADB_DISPATCH), of("MySQL", MYSQL_DISPATCH))
+}
 
 /// The convention of a file and the name of its dispatch_command.
 pub fn find(image: &impl Image) -> Option<(&'static Convention, &'static str)> {

@@ -95,6 +95,9 @@ mod tests {
         fn code(&self, _: &str, _: usize) -> Option<&[u8]> {
             None
         }
+        fn calls(&self, _: &str, _: &str) -> bool {
+            false
+        }
         fn data_sections(&self) -> Vec<(&str, &[u8])> {
             vec![(".rodata", self.0)]
         }
