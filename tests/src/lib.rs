@@ -5,6 +5,7 @@
 //! unprivileged user, on a unix socket, and is stopped by its own process id.
 
 pub mod capture;
+pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;
