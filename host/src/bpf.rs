@@ -21,7 +21,7 @@ pub mod ring;
 pub mod scan;
 mod sys;
 
-pub use host_maps::HostMaps;
+pub use host_maps::{FilterMaps, HostMaps};
 pub use kernel::{Kernel, KernelError, Method};
 pub use link::{AttachError, Link, Point, Program, Target, detach};
 pub use load::{LoadError, LoadPlan, Loaded, VerifierLog, load};

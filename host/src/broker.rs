@@ -4,6 +4,7 @@
 mod attach;
 mod attend;
 mod channel;
+mod filters;
 mod localtime;
 mod outputs;
 mod plan;
@@ -13,9 +14,11 @@ pub mod replay;
 mod session;
 mod watch;
 
+use std::sync::Arc;
+
 use tokio::runtime::Builder;
 
-use crate::cli::RunOptions;
+use crate::cli::{ModuleOptions, RunOptions};
 use crate::failure::{Exit, Failure};
 use crate::module::Loaded;
 
@@ -29,12 +32,29 @@ pub(crate) mod checks {
     pub(crate) use super::session::{LINK_BYTES, max_message, run as capture};
 }
 
-/// Captures with one module until the user or the options end it.
+/// One module of a run, and what it was asked to do.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its bytes, judged.
+    pub module: Arc<Loaded>,
+    /// Its part of the options.
+    pub options: ModuleOptions,
+}
+
+impl Asked {
+    /// Name of the module.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.module.manifest.module.name
+    }
+}
+
+/// Captures with these modules until the user or the options end it.
 ///
 /// # Errors
 /// What the user is told; see docs/refusals.md.
-pub fn capture(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure> {
-    block_on(session::run(module, options))
+pub fn capture(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure> {
+    block_on(session::run(asked, options))
 }
 
 /// Runs the broker's event loop on this thread: children must be started from the main thread.

@@ -10,16 +10,17 @@ mod manual;
 mod options;
 mod replay;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use ecapture_plugin_api::manifest::Permissions;
 
 use crate::bpf::{self, ObjectSpec};
-use crate::broker;
+use crate::broker::{self, Asked};
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
-pub use options::RunOptions;
+pub use options::{ModuleOptions, RunOptions};
 
 /// Runs the program as a user started it.
 #[must_use]
@@ -59,9 +60,25 @@ fn run() -> Result<Exit, Failure> {
             print(&completion::script(command::build(&catalog), shell))
         }
         Some(("module", sub)) => inspect::run(&catalog, &facts, sub),
+        Some(("run", sub)) => {
+            let names = sub.get_many::<String>("name").into_iter().flatten();
+            let mut asked: Vec<Asked> = Vec::new();
+            for name in names {
+                let module = load(&catalog, &facts, name)?;
+                let known = &module.manifest.module.name;
+                if asked.iter().any(|a| a.name() == known) {
+                    let text = format!("the module {known} is named twice");
+                    return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+                }
+                let options = ModuleOptions::new(&module.manifest, None, &BTreeMap::new())?;
+                asked.push(Asked { module: module.into(), options });
+            }
+            broker::capture(asked, RunOptions::from_matches(sub)?)
+        }
         Some((name, sub)) => {
             let module = load(&catalog, &facts, name)?;
-            broker::capture(&module, &RunOptions::from_matches(&module.manifest, sub)?)
+            let options = ModuleOptions::from_matches(&module.manifest, sub)?;
+            broker::capture(vec![Asked { module: module.into(), options }], RunOptions::from_matches(sub)?)
         }
         None => {
             print(&command::build(&catalog).render_help().to_string())?;

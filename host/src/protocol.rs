@@ -202,7 +202,7 @@ pub struct CollectorModule {
     /// Size of its link, bytes.
     pub link_bytes: u64,
     /// Target number -> path.
-    pub targets: Vec<String>,
+    pub targets: Vec<(u32, TargetName)>,
     /// GNU build id of its file, for a recording.
     pub build_id: Option<String>,
     /// Mode and options, for a recording.
@@ -214,11 +214,41 @@ pub struct CollectorModule {
 pub enum ToCollector {
     /// The worker of this module died: take all that it published and say up to where.
     Restarted(usize),
-    /// Answer to `Resolve`: process id and executable, if it could be had.
-    Resolved(u32, Option<String>),
+    /// Nothing more will come over this module's link: take what is left, and wait for it no more.
+    Over(usize),
+    /// Answer to `Resolve`.
+    Resolved(Process),
+    /// The process runs another program, or has ended, at this time: what was said of it holds until then.
+    Changed(u32, u64),
+    /// A target file of this module has this number from now on.
+    Target(usize, u32, TargetName),
     /// Drain, write the session's end with these kernel counters per module, flush, say `Done`, end. The time is that at
     /// which a recording ended; else it is now.
     Finish(Vec<KernelTotals>, Option<u64>),
+}
+
+/// What `/proc` said of a process when it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its executable, if it was still there.
+    pub exe: Option<String>,
+    /// Id of the container that it runs in, if it does.
+    pub container: Option<String>,
+    /// Number of its control group (v2).
+    pub group: Option<u64>,
+    /// When it began, monotonic ns; what happened before was another process of that number.
+    pub started_ns: u64,
+}
+
+/// A target file by its number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetName {
+    /// Its path, for people.
+    pub path: String,
+    /// It is what processes run, not a library that they map.
+    pub program: bool,
 }
 
 /// What the kernel side and the broker counted for one module.
@@ -264,6 +294,7 @@ impl KernelTotals {
         totals.state_full += self.state_full;
         totals.orphans += self.orphans;
         totals.restarts += self.restarts;
+        totals.disabled |= self.disabled;
     }
 }
 

@@ -173,6 +173,25 @@ impl Capture {
         }
     }
 
+    /// The running worker of one module among several, once there is one.
+    ///
+    /// # Panics
+    /// If there is none within 20 s.
+    #[must_use]
+    pub fn worker_of(&self, module: &str) -> u32 {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A worker has its module mapped from a memory file of the module's name.
+        let mark = format!("/memfd:{module} ");
+        loop {
+            let maps = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            if let Some(pid) = child_pids(self.pid()).into_iter().find(|pid| maps(pid).contains(&mark)) {
+                return pid;
+            }
+            assert!(Instant::now() < deadline, "no worker of {module}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until an event fits, and gives it. Events that came meanwhile are kept.
     ///
     /// # Panics
@@ -190,6 +209,23 @@ impl Capture {
             assert!(Instant::now() < deadline, "no {what}; {} events; it said:\n{}", self.events.len(), self.said);
             if let Ok(line) = self.lines.recv_timeout(Duration::from_millis(50)) {
                 self.events.push(parse(&line));
+            }
+        }
+    }
+
+    /// Waits until it has said these words so many times on stderr. Events that came meanwhile are kept.
+    ///
+    /// # Panics
+    /// If it does not within the time.
+    pub fn wait_for_word(&mut self, words: &str, times: usize, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.said.matches(words).count() < times {
+            assert!(Instant::now() < deadline, "it does not say {words:?} {times} times:\n{}", self.said);
+            while let Ok(line) = self.lines.try_recv() {
+                self.events.push(parse(&line));
+            }
+            if let Ok(line) = self.stderr.recv_timeout(Duration::from_millis(50)) {
+                self.said += &line;
             }
         }
     }
@@ -328,14 +364,18 @@ pub fn text_bytes(event: &Value, column: &str) -> Vec<u8> {
 #[must_use]
 pub fn children(of: u32) -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
-    let list = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    for child in list.split_whitespace().filter_map(|p| p.parse::<u32>().ok()) {
+    for child in child_pids(of) {
         let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
         if let Some(name) = line.split(|b| *b == 0).next() {
             found.insert(String::from_utf8_lossy(name).into_owned(), child);
         }
     }
     found
+}
+
+fn child_pids(of: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }
 
 /// A process id as the system calls take it.

@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod container;
+pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;

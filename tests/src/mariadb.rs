@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 /// Where Debian's `mariadb-server-core` puts the server.
@@ -17,6 +18,7 @@ const NOBODY: u32 = 65534;
 /// A running server from a private copy of the binary. Stopped, and its files removed, when dropped.
 pub struct Mariadb {
     process: Child,
+    options: Vec<String>,
     dir: TempDir,
 }
 
@@ -42,29 +44,34 @@ impl Mariadb {
         std::fs::create_dir(&data).expect("data directory");
         chown(&data, Some(NOBODY), Some(NOBODY)).expect("chown");
         std::fs::copy(SERVER, dir.path().join("mariadbd")).expect("copy of the server");
-        let log = std::fs::File::create(dir.path().join("log")).expect("log");
-        let process = Command::new(dir.path().join("mariadbd"))
-            .arg("--no-defaults")
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--socket={}", data.join("socket").display()))
-            .args(["--skip-networking", "--skip-grant-tables", "--user=nobody", "--lc-messages-dir=/usr/share/mysql"])
-            .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0"])
-            .args(["--max-connections=200", "--max-allowed-packet=64M", "--max-prepared-stmt-count=1000000"])
-            .args(options)
-            .current_dir(&data)
-            .env_clear()
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("mariadbd starts");
-        let server = Self { process, dir };
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let server = Self { process: spawn(dir.path(), &options), options, dir };
+        server.until_answering();
+        server
+    }
+
+    /// Stops the server as a service manager does, and starts it again from the same path, on the same data.
+    ///
+    /// # Panics
+    /// If it does not end within 30 s, or does not answer again.
+    pub fn restart(&mut self) {
+        kill_process(crate::capture::pid(self.pid()), Signal::TERM).expect("signal");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while UnixStream::connect(server.socket()).is_err() {
-            let log = || std::fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
+        while self.process.try_wait().expect("wait").is_none() {
+            assert!(Instant::now() < deadline, "mariadbd does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.process = spawn(self.dir.path(), &self.options);
+        self.until_answering();
+    }
+
+    fn until_answering(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while UnixStream::connect(self.socket()).is_err() {
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             assert!(Instant::now() < deadline, "mariadbd does not answer:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 
     /// Process id of the server.
@@ -90,6 +97,24 @@ impl Mariadb {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
+
+fn spawn(dir: &Path, options: &[String]) -> Child {
+    let (data, log) = (dir.join("data"), std::fs::File::create(dir.join("log")).expect("log"));
+    Command::new(dir.join("mariadbd"))
+        .arg("--no-defaults")
+        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--socket={}", data.join("socket").display()))
+        .args(["--skip-networking", "--skip-grant-tables", "--user=nobody", "--lc-messages-dir=/usr/share/mysql"])
+        .args(["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=0"])
+        .args(["--max-connections=200", "--max-allowed-packet=64M", "--max-prepared-stmt-count=1000000"])
+        .args(options)
+        .current_dir(&data)
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("mariadbd starts")
 }
 
 impl Drop for Mariadb {

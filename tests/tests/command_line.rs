@@ -114,6 +114,7 @@ fn the_command_line_is_the_listed_one() {
     for args in [
         &["--help"][..],
         &["mysql", "--help"],
+        &["run", "--help"],
         &["module", "--help"],
         &["module", "info", "--help"],
         &["module", "plan", "--help"],

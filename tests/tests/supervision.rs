@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ecapture_tests::capture::{Capture, Modules, children, pid};
+use ecapture_tests::load::Load;
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
 use ecapture_tests::{needs, skip_if};
@@ -18,37 +17,6 @@ fn start(server: &Mariadb) -> (Modules, Capture) {
     let pid = server.pid().to_string();
     let capture = Capture::start(&modules, &["mysql", "--pid", &pid, "-o", "json", "--ring-size", "64MiB"]);
     (modules, capture)
-}
-
-/// Clients that send numbered statements until told to stop; gives how many each has sent, by connection.
-struct Load {
-    stop: Arc<AtomicBool>,
-    threads: Vec<std::thread::JoinHandle<(u64, u64)>>,
-}
-
-impl Load {
-    fn start(server: &Mariadb) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let client = |_| {
-            let (stop, socket) = (stop.clone(), server.socket());
-            std::thread::spawn(move || {
-                let mut client = Client::connect(&socket).unwrap();
-                let mut sent = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    client.query(format!("select {sent}").as_bytes()).unwrap();
-                    sent += 1;
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                (u64::from(client.id), sent)
-            })
-        };
-        Self { threads: (0..4).map(client).collect(), stop }
-    }
-
-    fn finish(self) -> HashMap<u64, u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|t| t.join().unwrap()).collect()
-    }
 }
 
 fn kill_worker(capture: &Capture) {
@@ -70,7 +38,7 @@ fn four_killed_workers_lose_and_double_nothing_but_what_is_said() {
     );
     let server = Mariadb::start();
     let (_modules, capture) = start(&server);
-    let load = Load::start(&server);
+    let load = Load::start(&server.socket());
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(1500));
         kill_worker(&capture);

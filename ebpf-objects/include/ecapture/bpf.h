@@ -34,6 +34,7 @@
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_CGROUP_ARRAY = 8,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
@@ -61,6 +62,8 @@ static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 /* gid in the high 32 bits, uid in the low. */
 static __u64 (*const bpf_get_current_uid_gid)(void) = (void *)15;
 static long (*const bpf_get_current_comm)(void *buf, __u32 size) = (void *)16;
+/* 1: in the group of that slot or below it; 0: not; negative: the slot is empty. */
+static long (*const bpf_current_task_under_cgroup)(void *map, __u32 slot) = (void *)37;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
 /* Both never fault a page in: unreadable or absent memory is an error. */
 static long (*const bpf_probe_read_user)(void *dst, __u32 size, const void *user) = (void *)112;

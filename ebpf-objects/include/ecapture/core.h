@@ -29,7 +29,8 @@ struct task_struct {
  * Gives 0 if the memory cannot be read. */
 #define ECAP_CORE_READ(ptr, field)                                                                                     \
 	({                                                                                                             \
-		typeof((ptr)->field) value_ = {};                                                                      \
+		typeof((ptr)->field) value_;                                                                           \
+		__builtin_memset(&value_, 0, sizeof(value_));                                                          \
 		bpf_probe_read_kernel(&value_, sizeof(value_),                                                         \
 				      (const void *)__builtin_preserve_access_index(&(ptr)->field));                   \
 		value_;                                                                                                \

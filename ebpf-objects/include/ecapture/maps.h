@@ -41,6 +41,32 @@ struct {
 	__type(value, __u32);
 } ecap_uids SEC(".maps");
 
+/* Names of threads to look at, padded with zeros as the kernel has them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, char[16]);
+	__type(value, __u32);
+} ecap_comms SEC(".maps");
+
+/* Room for the current thread's name while it is looked up. Made by the loader for each object, as its types are needed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, char[16]);
+} ecap_comm_of SEC(".maps");
+
+#define ECAP_CGROUPS_MAX 8
+
+/* Control groups (v2) to look at, with all below them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, ECAP_CGROUPS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} ecap_cgroups SEC(".maps");
+
 /* Declares the map of layout rows: one `row_type` for each target file, filled by the host from the detector's answers. */
 #define ECAP_LAYOUTS(row_type)                                                                                         \
 	struct {                                                                                                       \

@@ -1,4 +1,4 @@
-//! The maps that the host makes for each module and gives to all objects of it by name.
+//! The maps that the host makes, for each module or for all of a run, and gives to all objects by name.
 //!
 //! Their kernel side is `ebpf-objects/include/ecapture/maps.h`; an object that declares one differently is refused at load.
 
@@ -9,8 +9,23 @@ use super::{
 use std::collections::HashMap;
 
 /// Names that belong to the host in every object.
-pub const HOST_MAPS: [&str; 6] =
-    ["ecap_events", "ecap_counters", "ecap_doorbell", "ecap_layouts", "ecap_pids", "ecap_uids"];
+pub const HOST_MAPS: [&str; 9] = [
+    "ecap_events",
+    "ecap_counters",
+    "ecap_doorbell",
+    "ecap_layouts",
+    "ecap_pids",
+    "ecap_uids",
+    "ecap_comms",
+    "ecap_cgroups",
+    // Scratch of the filter; made for each object, since it needs the object's types.
+    "ecap_comm_of",
+];
+
+/// Slots of `ecap_cgroups`.
+pub const CGROUPS: usize = 8;
+/// Room in `ecap_comms`.
+pub const COMMS: usize = 64;
 
 const MIN_RING: u64 = 64 << 10;
 const MAX_RING: u64 = 1 << 30;
@@ -31,10 +46,39 @@ pub struct HostMaps {
     pub doorbell: Map,
     /// `ecap_layouts`: a row of the module's own kind for each target; `None` if its objects declare none.
     pub layouts: Option<Map>,
+}
+
+/// What the filters of all modules of a run ask: one set of maps for all of them.
+#[derive(Debug)]
+pub struct FilterMaps {
     /// `ecap_pids`: processes that are watched.
     pub pids: Map,
     /// `ecap_uids`: users that are watched.
     pub uids: Map,
+    /// `ecap_comms`: names of threads that are watched.
+    pub comms: Map,
+    /// `ecap_cgroups`: control groups that are watched, with all below them.
+    pub cgroups: Map,
+}
+
+impl FilterMaps {
+    /// Makes them, empty.
+    pub fn create() -> Result<Self, MapError> {
+        Ok(Self {
+            pids: Map::create(kind::HASH, 4, 4, PIDS, 0, "ecap_pids")?,
+            uids: Map::create(kind::HASH, 4, 4, UIDS, 0, "ecap_uids")?,
+            comms: Map::create(kind::HASH, 16, 4, COMMS as u32, 0, "ecap_comms")?,
+            cgroups: Map::create(kind::CGROUP_ARRAY, 4, 4, CGROUPS as u32, 0, "ecap_cgroups")?,
+        })
+    }
+
+    /// By name, as `LoadPlan::host_maps` takes them.
+    pub fn by_name(&self) -> HashMap<String, &Map> {
+        [&self.pids, &self.uids, &self.comms, &self.cgroups]
+            .into_iter()
+            .map(|map| (map.name().to_owned(), map))
+            .collect()
+    }
 }
 
 impl HostMaps {
@@ -60,14 +104,12 @@ impl HostMaps {
             counters: Map::create(kind::ARRAY, 4, COUNTERS, 1, MMAPABLE, "ecap_counters")?,
             doorbell: Map::create(kind::ARRAY, 4, 8, 1, MMAPABLE, "ecap_doorbell")?,
             layouts,
-            pids: Map::create(kind::HASH, 4, 4, PIDS, 0, "ecap_pids")?,
-            uids: Map::create(kind::HASH, 4, 4, UIDS, 0, "ecap_uids")?,
         })
     }
 
     /// By name, as `LoadPlan::host_maps` takes them.
     pub fn by_name(&self) -> HashMap<String, &Map> {
-        let all = [&self.events, &self.counters, &self.doorbell, &self.pids, &self.uids];
+        let all = [&self.events, &self.counters, &self.doorbell];
         all.into_iter().chain(&self.layouts).map(|map| (map.name().to_owned(), map)).collect()
     }
 }

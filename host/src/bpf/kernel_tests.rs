@@ -259,7 +259,7 @@ fn elements_have_the_sizes_of_their_map() {
     assert_eq!((again.kind(), again.key_size(), again.value_size(), again.entries()), (map.kind(), 4, 8, 16));
 
     let maps = HostMaps::create(100_000, 3, 0).expect("made");
-    assert_eq!((maps.events.entries(), maps.layouts.is_none(), maps.by_name().len()), (131_072, true, 5));
+    assert_eq!((maps.events.entries(), maps.layouts.is_none(), maps.by_name().len()), (131_072, true, 3));
     let (ours, theirs) = (Doorbell::open(&maps.doorbell).expect("maps"), maps.doorbell.word().expect("maps"));
     ours.arm();
     assert_eq!((theirs.get(), maps.doorbell.lookup(&[0; 4]).expect("asked")), (1, Some(1u64.to_ne_bytes().to_vec())));

@@ -22,6 +22,8 @@ pub mod kind {
     pub const PERCPU_HASH: u32 = 5;
     /// An array with one value for each CPU.
     pub const PERCPU_ARRAY: u32 = 6;
+    /// Control groups by descriptor.
+    pub const CGROUP_ARRAY: u32 = 8;
     /// A hash that throws old entries out.
     pub const LRU_HASH: u32 = 9;
     /// Such a hash with one value for each CPU.

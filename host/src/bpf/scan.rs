@@ -18,7 +18,7 @@ use super::{
 /// accounting of losses), `tail_call` (hides what runs), `copy_from_user_task` (memory of other processes), `per_cpu_ptr` and
 /// `this_cpu_ptr` (kernel variables), and all that change packets or sockets.
 #[rustfmt::skip]
-const DEFAULT_HELPERS: [&str; 41] = [
+const DEFAULT_HELPERS: [&str; 42] = [
     // maps
     "map_lookup_elem", "map_update_elem", "map_delete_elem", "map_lookup_percpu_elem", "for_each_map_elem",
     "task_storage_get", "task_storage_delete",
@@ -27,7 +27,7 @@ const DEFAULT_HELPERS: [&str; 41] = [
     // who and when
     "ktime_get_ns", "ktime_get_boot_ns", "ktime_get_coarse_ns", "ktime_get_tai_ns", "jiffies64", "get_current_pid_tgid",
     "get_ns_current_pid_tgid", "get_current_uid_gid", "get_current_comm", "get_current_cgroup_id",
-    "get_current_ancestor_cgroup_id", "get_current_task", "get_current_task_btf", "task_pt_regs", "get_smp_processor_id",
+    "get_current_ancestor_cgroup_id", "current_task_under_cgroup", "get_current_task", "get_current_task_btf", "task_pt_regs", "get_smp_processor_id",
     "get_attach_cookie", "get_func_ip", "get_func_arg", "get_func_ret", "get_func_arg_cnt", "get_prandom_u32",
     // the ring
     "ringbuf_output", "ringbuf_reserve", "ringbuf_submit", "ringbuf_discard", "ringbuf_query",
@@ -49,9 +49,10 @@ const NEVER: [&str; 7] = [
 /// Program types that need no permission.
 const DEFAULT_PROGRAMS: [&str; 2] = ["uprobe", "uretprobe"];
 
-const MAP_KINDS: [u32; 9] = [
+const MAP_KINDS: [u32; 10] = [
     kind::HASH,
     kind::ARRAY,
+    kind::CGROUP_ARRAY,
     kind::PERCPU_HASH,
     kind::PERCPU_ARRAY,
     kind::LRU_HASH,

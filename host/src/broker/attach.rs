@@ -1,32 +1,22 @@
-//! From a prepared module to probes in the kernel: maps, filters, programs, links.
+//! From a prepared module to probes in the kernel: maps, programs, links.
 //!
-//! Filters and layout rows are in place before the first link: a probe that fires must already know whom it is for.
+//! A target's layout row is in place before its first link: a probe that fires must already know what it is in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use ecapture_plugin_api::plan::AttachKind;
 
+use super::filters::{Filters, set_if_there};
 use super::plan::global_bytes;
-use super::prepare::Prepared;
-use crate::bpf::{self, Counters, HostMaps, Kernel, Link, LoadError, LoadPlan, Loaded, ObjectSpec, Point, Program};
-use crate::cli::RunOptions;
+use super::prepare::{Ready, Target};
+use crate::bpf::{self, Counters, HostMaps, Kernel, Link, LoadError, LoadPlan, Loaded, Point, Program};
 use crate::failure::{Exit, Failure};
 use crate::module::Loaded as Module;
 use crate::protocol::KernelTotals;
-use crate::target::process;
-
-/// The host's own object: which processes are watched, as they fork and end.
-const CORE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/core.bpf.o"));
-
-/// Bits of `ecap_filter_flags` (`include/ecapture/filter.h`).
-const FILTER_PIDS: u32 = 1;
-const FILTER_UIDS: u32 = 2;
-/// Values in `ecap_pids` (`include/ecapture/maps.h`).
-const LISTED: u32 = 1;
-const CHILD: u32 = 2;
+use crate::target::discover::MAX_TARGETS;
 
 /// Words of `ecap_counters` (`include/ecapture/record.h`).
 mod counter {
@@ -45,65 +35,54 @@ mod counter {
 
 /// A module in the kernel. Dropping it takes everything out again.
 pub struct Attached {
+    /// What belongs to no target.
     links: Vec<Link>,
+    /// Probes by the number of their target.
+    targets: BTreeMap<u32, Vec<Link>>,
     programs: Vec<(String, Loaded)>,
-    core: Option<Loaded>,
     maps: HostMaps,
     counters: Counters,
     /// Real size of the ring, bytes.
     pub ring_bytes: u64,
-    /// `uname -r`.
-    pub kernel_release: String,
 }
 
-/// Loads maps, filters and programs; attaches nothing yet.
+/// Loads maps and programs of one module; attaches nothing yet.
 ///
 /// # Errors
 /// What the kernel refuses, with the short form of the verifier's words.
-pub fn load(module: &Module, prepared: &Prepared, kernel: &Kernel, options: &RunOptions) -> Result<Attached, Failure> {
+pub fn load(
+    module: &Module,
+    ready: &Ready,
+    kernel: &Kernel,
+    filters: &Filters,
+    ring_bytes: Option<u64>,
+) -> Result<Attached, Failure> {
     let name = &module.manifest.module.name;
     let streams = module.manifest.streams.iter();
-    let ring = options.ring_bytes.or_else(|| streams.map(|s| s.ring).max()).unwrap_or(8 << 20);
-    let layout = prepared.objects.values().find_map(|o| o.maps.get("ecap_layouts")).map_or(0, |m| m.value);
-    let rows = prepared.targets.iter().map(|t| t.number + 1).max().unwrap_or(1);
-    let maps = HostMaps::create(ring, rows, layout)
+    let ring = ring_bytes.or_else(|| streams.map(|s| s.ring).max()).unwrap_or(8 << 20);
+    // Room for all that may come.
+    let maps = HostMaps::create(ring, MAX_TARGETS as u32, ready.layout_size().unwrap_or(0))
         .map_err(|e| Failure::new("E-KERNEL", e.to_string()).exit(Exit::Privilege))?;
     let failed = |what: &str, e: &dyn std::fmt::Display| Failure::new("E-LOAD", format!("{name}: {what}: {e}"));
 
-    let mut core = None;
-    let mut flags = 0;
-    if !options.pids.is_empty() {
-        flags |= FILTER_PIDS;
-        core = Some(load_core(kernel, &maps, options.children)?);
-    }
-    if !options.uids.is_empty() {
-        flags |= FILTER_UIDS;
-        for uid in &options.uids {
-            let one = LISTED.to_ne_bytes();
-            maps.uids.update(&uid.to_ne_bytes(), &one).map_err(|e| failed("user filter", &e))?;
-        }
-    }
-    for target in prepared.targets.iter().filter(|t| !t.plan.layout.is_empty()) {
-        if let Some(layouts) = &maps.layouts {
-            layouts.update(&target.number.to_ne_bytes(), &target.plan.layout).map_err(|e| failed("layout", &e))?;
-        }
-    }
     let mut programs = Vec::new();
-    for wanted in &prepared.configured.objects {
-        let Some(spec) = prepared.objects.get(&wanted.id) else { continue };
+    for wanted in &ready.configured.objects {
+        let Some(spec) = ready.objects.get(&wanted.id) else { continue };
+        filters.fit(name, spec)?;
         let mut globals = HashMap::new();
         for (global, value) in &wanted.globals {
             let size = spec.global_size(global).unwrap_or_default();
             let bytes = global_bytes(value, size).map_err(|e| failed(global, &e))?;
             globals.insert(global.clone(), bytes);
         }
-        set_if_there(spec, &mut globals, "ecap_filter_flags", &flags.to_ne_bytes());
-        let of_object = prepared.configured.attachments.iter().filter(|a| a.object == wanted.id);
+        set_if_there(spec, &mut globals, "ecap_filter_flags", &filters.flags().to_ne_bytes());
+        set_if_there(spec, &mut globals, "ecap_filter_cgroups", &filters.groups().to_ne_bytes());
+        let of_object = ready.configured.attachments.iter().filter(|a| a.object == wanted.id);
         let tracepoints =
             of_object.filter(|a| a.kind == AttachKind::TpBtf).map(|a| (a.program.clone(), a.to.clone())).collect();
         let plan = LoadPlan {
             globals,
-            host_maps: maps.by_name(),
+            host_maps: maps.by_name().into_iter().chain(filters.maps()).collect(),
             only: wanted.programs.iter().cloned().collect(),
             tracepoints,
             ..LoadPlan::default()
@@ -116,39 +95,14 @@ pub fn load(module: &Module, prepared: &Prepared, kernel: &Kernel, options: &Run
     }
     let counters = Counters::open(maps.counters.as_fd(), counter::COUNT)
         .map_err(|e| Failure::new("E-KERNEL", format!("cannot map the counters: {e}")))?;
-    let mut attached = Attached {
+    Ok(Attached {
         links: Vec::new(),
+        targets: BTreeMap::new(),
         programs,
-        core,
         ring_bytes: maps.events.entries().into(),
         maps,
         counters,
-        kernel_release: kernel.release.clone(),
-    };
-    attached.watch_processes(options)?;
-    Ok(attached)
-}
-
-fn load_core(kernel: &Kernel, maps: &HostMaps, children: bool) -> Result<Loaded, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::new("E-LOAD", format!("the host's own eBPF object: {e}"));
-    let spec = ObjectSpec::parse(CORE).map_err(|e| failed(&e))?;
-    let mut globals = HashMap::new();
-    set_if_there(&spec, &mut globals, "ecap_follow_children", &u32::from(children).to_ne_bytes());
-    let tracepoints = [("ecap_fork", "sched_process_fork"), ("ecap_exit", "sched_process_exit")];
-    let plan = LoadPlan {
-        globals,
-        host_maps: maps.by_name(),
-        tracepoints: tracepoints.map(|(p, t)| (p.to_owned(), t.to_owned())).into(),
-        ..LoadPlan::default()
-    };
-    bpf::load(&spec, kernel, &plan).map_err(|e| failed(&e))
-}
-
-/// A constant that no program of the object reads is not in the object.
-fn set_if_there(spec: &ObjectSpec, globals: &mut HashMap<String, Vec<u8>>, name: &str, value: &[u8]) {
-    if spec.global_size(name).is_some() {
-        globals.insert(name.into(), value.into());
-    }
+    })
 }
 
 fn refused(module: &str, object: &str, error: &LoadError) -> Failure {
@@ -161,29 +115,12 @@ fn refused(module: &str, object: &str, error: &LoadError) -> Failure {
 }
 
 impl Attached {
-    /// Attaches what needs no target and fills the list of processes. The programs that follow forks come first and the
-    /// list is filled after, so that a child that is born meanwhile is in one or the other.
-    fn watch_processes(&mut self, options: &RunOptions) -> Result<(), Failure> {
-        let Some(core) = &self.core else { return Ok(()) };
-        for program in core.programs.values() {
-            let link = program.attach_tp_btf().map_err(|e| Failure::new("E-ATTACH", e.to_string()))?;
-            self.links.push(link);
-        }
-        let failed = |e: &dyn std::fmt::Display| Failure::new("E-LOAD", format!("process filter: {e}"));
-        let pids = if options.children { process::with_children(&options.pids) } else { options.pids.clone() };
-        for pid in pids {
-            let value = if options.pids.contains(&pid) { LISTED } else { CHILD };
-            self.maps.pids.update(&pid.to_ne_bytes(), &value.to_ne_bytes()).map_err(|e| failed(&e))?;
-        }
-        Ok(())
-    }
-
     /// Attaches everything to all targets; or nothing, when one thing fails.
     ///
     /// # Errors
     /// Which program could not be attached where.
-    pub fn attach(&mut self, prepared: &Prepared) -> Result<(), Failure> {
-        for attachment in &prepared.configured.attachments {
+    pub fn attach(&mut self, ready: &Ready, targets: &[Target]) -> Result<(), Failure> {
+        for attachment in &ready.configured.attachments {
             let Some(program) = self.program(&attachment.object, &attachment.program) else { continue };
             let link = match attachment.kind {
                 AttachKind::TpBtf => program.attach_tp_btf(),
@@ -192,47 +129,49 @@ impl Attached {
             };
             self.links.push(link.map_err(|e| Failure::new("E-ATTACH", e.to_string()))?);
         }
-        for target in &prepared.targets {
-            let path = target.found.path.display();
-            let file: File =
-                target.found.file.try_clone().map_err(|e| Failure::new("E-ATTACH", format!("{path}: {e}")))?;
-            let file = bpf::Target::new(file);
-            for placement in &target.plan.placements {
-                let points: Vec<Point> =
-                    placement.offsets.iter().map(|o| Point::new(*o, target.number, placement.arg)).collect();
-                let Some(program) = self.program(&placement.object, &placement.program) else {
-                    let text = format!("{path}: the program {} is not loaded", placement.program);
-                    return Err(Failure::new("E-ATTACH", text));
-                };
-                let link = program.attach(&file, &points);
-                self.links.push(link.map_err(|e| Failure::new("E-ATTACH", format!("{path}: {e}: {}", source(&e))))?);
-            }
+        targets.iter().try_for_each(|target| self.attach_target(target))
+    }
+
+    /// Attaches everything to one target, whose row is filled before; or nothing.
+    ///
+    /// # Errors
+    /// Which program could not be attached where.
+    pub fn attach_target(&mut self, target: &Target) -> Result<(), Failure> {
+        let path = target.found.path.display();
+        let failed = |e: &dyn std::fmt::Display| Failure::new("E-ATTACH", format!("{path}: {e}"));
+        if let Some(layouts) = self.maps.layouts.as_ref().filter(|_| !target.plan.layout.is_empty()) {
+            layouts.update(&target.number.to_ne_bytes(), &target.plan.layout).map_err(|e| failed(&e))?;
         }
+        let file: File = target.found.file.try_clone().map_err(|e| failed(&e))?;
+        let file = bpf::Target::new(file);
+        let mut links = Vec::with_capacity(target.plan.placements.len());
+        for placement in &target.plan.placements {
+            let points: Vec<Point> =
+                placement.offsets.iter().map(|o| Point::new(*o, target.number, placement.arg)).collect();
+            let program = self.program(&placement.object, &placement.program);
+            let program = program.ok_or_else(|| failed(&format!("the program {} is not loaded", placement.program)))?;
+            let link = program.attach(&file, &points);
+            links.push(link.map_err(|e| failed(&format!("{e}: {}", source(&e))))?);
+        }
+        self.targets.insert(target.number, links);
         Ok(())
+    }
+
+    /// Gives out what holds the probes of one target, for [`detach`].
+    #[must_use]
+    pub fn take_target(&mut self, number: u32) -> Vec<Link> {
+        self.targets.remove(&number).unwrap_or_default()
     }
 
     fn program(&self, object: &str, name: &str) -> Option<&Program> {
         self.programs.iter().find(|(id, _)| id == object)?.1.programs.get(name)
     }
 
-    /// Takes all probes off. Off the main thread: detaching waits for the kernel, and Ctrl-C must still be heard.
-    pub async fn detach(&mut self) {
-        let links = std::mem::take(&mut self.links);
-        if links.is_empty() {
-            return;
-        }
-        let count = links.len();
-        let mut detaching = tokio::task::spawn_blocking(move || bpf::detach(links));
-        if tokio::time::timeout(Duration::from_secs(1), &mut detaching).await.is_err() {
-            tracing::info!("detaching {count} links; the kernel takes its time");
-            let _ = detaching.await;
-        }
-    }
-
-    /// Links that hold probes now.
+    /// Gives out what holds the probes, for [`detach`].
     #[must_use]
-    pub fn links(&self) -> usize {
-        self.links.len()
+    pub fn take_links(&mut self) -> Vec<Link> {
+        let targets = std::mem::take(&mut self.targets).into_values().flatten();
+        std::mem::take(&mut self.links).into_iter().chain(targets).collect()
     }
 
     /// Ring and doorbell, for the worker.
@@ -259,6 +198,20 @@ impl Attached {
             restarts: 0,
             disabled: false,
         }
+    }
+}
+
+/// Takes probes off. Off the main thread: detaching waits for the kernel, and Ctrl-C must still be heard.
+pub async fn detach(links: Vec<Link>) {
+    if links.is_empty() {
+        return;
+    }
+    let count = links.len();
+    tracing::debug!("detaching {count} links");
+    let mut detaching = tokio::task::spawn_blocking(move || bpf::detach(links));
+    if tokio::time::timeout(Duration::from_secs(1), &mut detaching).await.is_err() {
+        tracing::info!("detaching {count} links; the kernel takes its time");
+        let _ = detaching.await;
     }
 }
 

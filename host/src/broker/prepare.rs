@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ecapture_plugin_api::plan::{Config, Configured, Detected};
 
+use super::Asked;
 use super::attend::{Attended, printable};
 use super::plan::{self, AttachPlan, Objects};
 use crate::bpf::ObjectSpec;
@@ -15,7 +17,7 @@ use crate::module::Loaded;
 use crate::protocol::{FromScout, FromWorker, ScoutStart, WorkerJob, WorkerStart};
 use crate::sandbox::{self, Identity, Role};
 use crate::scout::ScoutAnswer;
-use crate::target::{Found, discover};
+use crate::target::{FileId, Found, Later, discover};
 
 /// For loading a module, `configure` and all of `detect`; a module that takes longer hangs.
 const DETECT_PATIENCE: Duration = Duration::from_secs(20);
@@ -36,18 +38,34 @@ pub struct Target {
     pub plan: AttachPlan,
 }
 
-/// A module that is ready to be loaded into the kernel.
-pub struct Prepared {
+/// What is needed of a module for as long as the run lasts: for another worker, and for targets that come later.
+pub struct Ready {
     /// The sealed copy of the module.
     pub sealed: OwnedFd,
     /// The eBPF objects of the module by id.
     pub objects: Objects,
     /// What `configure` answered.
     pub configured: Configured,
-    /// Files to attach to; at least one.
-    pub targets: Vec<Target>,
     /// Who the children are.
     pub identity: Identity,
+}
+
+impl Ready {
+    /// Bytes of a row of `ecap_layouts`, if the objects have any.
+    #[must_use]
+    pub fn layout_size(&self) -> Option<u32> {
+        self.objects.values().find_map(|o| o.maps.get("ecap_layouts")).map(|m| m.value)
+    }
+}
+
+/// A module that is ready to be loaded into the kernel.
+pub struct Prepared {
+    /// What stays.
+    pub ready: Arc<Ready>,
+    /// Files to attach to; none if all that is known of them is that they may come.
+    pub targets: Vec<Target>,
+    /// Files that cannot be captured from.
+    pub unusable: Vec<FileId>,
 }
 
 /// What is asked of a module.
@@ -58,6 +76,8 @@ pub struct Request<'a> {
     pub targets: &'a [PathBuf],
     /// Processes asked for.
     pub pids: &'a [u32],
+    /// What need not be there yet.
+    pub later: Later,
 }
 
 /// Prepares one module.
@@ -67,7 +87,7 @@ pub struct Request<'a> {
 pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared, Failure> {
     let manifest = &module.manifest;
     let name = &manifest.module.name;
-    let found = discover(&manifest.targets, request.targets, request.pids)
+    let found = discover(&manifest.targets, request.targets, request.pids, request.later)
         .map_err(|e| Failure::new("E-TARGET", format!("{name}: {e}")).remedy(target_remedy(module)))?;
     let identity = Identity::choose();
     let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
@@ -77,33 +97,59 @@ pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared,
     let (configured, detected) = ask_module(module, request.config, &found, &sealed, identity).await?;
     let plan_failed = |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name}: {e}")).exit(Exit::Refused);
     plan::check_configured(&configured, manifest, &objects).map_err(plan_failed)?;
-    let layout_size = objects.values().find_map(|o| o.maps.get("ecap_layouts")).map(|m| m.value);
+    let ready = Arc::new(Ready { sealed, objects, configured, identity });
 
     let explicit = !request.targets.is_empty() || !request.pids.is_empty() || found.len() == 1;
-    let (mut targets, mut unusable) = (Vec::new(), Vec::new());
+    let (mut targets, mut unusable, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     for ((found, detected), number) in found.into_iter().zip(detected).zip(0..) {
-        let path = found.path.display().to_string();
-        let usable = match detected {
-            Ok(detected) => match &detected.unsupported {
-                Some(why) => Err(Failure::new("E-DETECT", format!("{path}: {}", printable(why)))),
-                None => look(found, number, detected, &configured, &objects, layout_size, identity, name).await,
-            },
-            Err(why) => Err(Failure::new("E-DETECT", format!("{path}: {}", printable(&why)))),
-        };
-        match usable {
+        let id = found.identity;
+        match usable(module, &ready, found, detected, number).await {
             Ok(target) => targets.push(target),
             Err(failure) if explicit => return Err(failure),
-            Err(failure) => unusable.push(failure),
+            Err(failure) => {
+                ids.push(id);
+                unusable.push(failure);
+            }
         }
     }
     for failure in &unusable {
         tracing::warn!("not captured: {failure}");
     }
-    if targets.is_empty() {
+    if targets.is_empty() && !unusable.is_empty() {
         let text = format!("{name}: none of the {} files found can be captured from", unusable.len());
         return Err(Failure::new("E-DETECT", text));
     }
-    Ok(Prepared { sealed, objects, configured, targets, identity })
+    Ok(Prepared { ready, targets, unusable: ids })
+}
+
+/// Prepares one more file, which was found when the module was captured with already.
+///
+/// # Errors
+/// As of [`prepare`], for this one file.
+pub async fn prepare_later(asked: Arc<Asked>, ready: Arc<Ready>, found: Found, number: u32) -> Result<Target, Failure> {
+    let (module, config) = (&asked.module, &asked.options.config);
+    let found = [found];
+    let (_, mut detected) = ask_module(module, config, &found, &ready.sealed, ready.identity).await?;
+    let [found] = found;
+    let detected = detected.pop().unwrap_or_else(|| Err("the module said nothing about it".into()));
+    usable(module, &ready, found, detected, number).await
+}
+
+/// One file with what the module said of it: placed by the scout, or why it is of no use.
+async fn usable(
+    module: &Loaded,
+    ready: &Ready,
+    found: Found,
+    detected: Result<Detected, String>,
+    number: u32,
+) -> Result<Target, Failure> {
+    let path = found.path.display().to_string();
+    let refused = |why: &str| Failure::new("E-DETECT", format!("{path}: {}", printable(why)));
+    let detected = detected.map_err(|why| refused(&why))?;
+    if let Some(why) = &detected.unsupported {
+        return Err(refused(why));
+    }
+    look(found, number, detected, ready, &module.manifest.module.name).await
 }
 
 fn target_remedy(module: &Loaded) -> String {
@@ -219,22 +265,12 @@ fn known_code(code: &str) -> &'static str {
 }
 
 /// Has the scout place the probes of one target.
-#[expect(clippy::too_many_arguments, reason = "one call, and a struct for it would only rename the arguments")]
-async fn look(
-    found: Found,
-    number: u32,
-    detected: Detected,
-    configured: &Configured,
-    objects: &Objects,
-    layout_size: Option<u32>,
-    identity: Identity,
-    name: &str,
-) -> Result<Target, Failure> {
+async fn look(found: Found, number: u32, detected: Detected, ready: &Ready, name: &str) -> Result<Target, Failure> {
     let path = found.path.display().to_string();
     let failed =
         |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name} in {path}: {e}")).exit(Exit::Refused);
-    let request = plan::request(&detected, configured, objects).map_err(failed)?;
-    let start = ScoutStart { identity, request };
+    let request = plan::request(&detected, &ready.configured, &ready.objects).map_err(failed)?;
+    let start = ScoutStart { identity: ready.identity, request };
     let mut scout = Attended::start(Role::Scout, format!("scout of {path}"), &start, &[found.file.as_fd()])?;
     let (mut answer, mut refused) = (None, None);
     let talk = async {
@@ -257,7 +293,7 @@ async fn look(
         return Err(Failure::new("E-TARGET", format!("{path} cannot be analysed: the scout {how}")));
     };
     let size = found.file.metadata().map_or(0, |m| m.len());
-    let plan = plan::place(&detected, &answer, size, layout_size).map_err(failed)?;
+    let plan = plan::place(&detected, &answer, size, ready.layout_size()).map_err(failed)?;
     for note in &plan.notes {
         tracing::warn!("{name} in {path}: {}", printable(note));
     }

@@ -19,7 +19,7 @@ use crate::link;
 use crate::module::Loaded;
 use crate::protocol::{
     CollectorModule, CollectorStart, FromCollector, FromWorker, KernelTotals, ReplayClock, ReplayJob, Replayed,
-    Session, ToCollector, WorkerJob,
+    Session, TargetName, ToCollector, WorkerJob,
 };
 use crate::recording::{Header, Reader};
 use crate::sandbox::{self, Role, privileges};
@@ -121,10 +121,15 @@ fn source(module: &Loaded, config: &Config, header: &Header, number: u8) -> Coll
         tainted: then.is_some_and(|m| m.tainted),
         manifest: module.manifest_text.clone(),
         link_bytes: LINK_BYTES,
-        targets: then.map(|m| m.targets.clone()).unwrap_or_default(),
+        targets: then.map(|m| (0..).zip(&m.targets).map(|(n, t)| (n, named(t))).collect()).unwrap_or_default(),
         build_id: module.image.build_id(),
         config: config.clone(),
     }
+}
+
+/// Whether it was a program or a library is not kept: nobody is asked about processes of another time.
+fn named(path: &str) -> TargetName {
+    TargetName { path: path.to_owned(), program: false }
 }
 
 /// Waits for both children. A worker that dies is not started again: it would die at the same record.

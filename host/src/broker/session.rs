@@ -1,47 +1,53 @@
 //! One run from start to end: prepare, load, start the children, attach, watch, stop.
 //!
-//! Stopping goes in this order, so that nothing is lost on the way: probes off, the worker drains the ring and finishes its
-//! decoder, the collector drains the link and closes the outputs, the summary.
+//! Stopping goes in this order, so that nothing is lost on the way: probes off, the workers drain their rings and finish
+//! their decoders, the collector drains the links and closes the outputs, the summary.
 
+mod capture;
 mod collector;
+mod discovery;
+mod files;
 pub(super) mod signals;
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::attach::{self, Attached};
+use super::Asked;
+use super::attach;
 use super::attend::{Attended, printable};
-use super::outputs::{self, Output};
-use super::policy::{Restarts, Suspect, Verdict};
-use super::prepare::{Prepared, Request, prepare, worker_start};
+use super::filters::{Filters, Notice};
+use super::outputs;
+use super::prepare::{Request, Target, prepare};
 use super::watch;
-use crate::bpf::Kernel;
+use crate::bpf::{Kernel, Method};
 use crate::cli::RunOptions;
 use crate::failure::{Exit, Failure};
-use crate::link::{self, Link, Observer};
-use crate::module::Loaded;
-use crate::protocol::{FromCollector, FromWorker, KernelTotals, RunJob, ToCollector, ToWorker, WorkerJob};
-use crate::sandbox::{Role, privileges};
-use crate::target::process;
+use crate::protocol::{FromCollector, FromWorker, KernelTotals, Process, ToCollector};
+use crate::sandbox::privileges::{self, Keep};
+use crate::target::discover::wanted as wanted_names;
+use crate::target::{Later, cgroup, fits, process};
+pub(crate) use capture::LINK_BYTES;
+use capture::{Capture, Worker};
 pub(super) use collector::collector_outputs;
 pub(crate) use collector::max_message;
 use collector::start_collector;
+use discovery::{Discovery, Looked, wanted};
 use signals::Signals;
 
-/// Room for events between worker and collector. The largest event is a quarter of it.
-pub(crate) const LINK_BYTES: u64 = 8 << 20;
-/// A child says something at least every second; after this long without a word it hangs.
-const HUNG: Duration = Duration::from_secs(10);
-/// For the walls, the load of the module and its decoder.
+/// For the collector's walls.
 const START: Duration = Duration::from_secs(20);
 
-/// Runs one module until the user or the options end it.
+/// Runs modules until the user or the options end it.
 ///
 /// # Errors
 /// What the user is told; nothing stays attached then.
-pub async fn run(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure> {
+pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure> {
     watch::init(options.verbose, options.quiet);
     let missing = privileges::missing();
     if !missing.is_empty() {
@@ -53,11 +59,24 @@ pub async fn run(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure>
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
     let outputs = outputs::open(&options.writes, options.record.as_deref())?;
-    let request = Request { config: &options.config, targets: &options.targets, pids: &options.pids };
-    let prepared = tokio::select! {
-        prepared = prepare(module, &request) => prepared?,
-        () = signals.next() => return Err(Failure::new("E-INTERRUPTED", "interrupted before anything was attached")),
-    };
+    let asked: Vec<Arc<Asked>> = asked.into_iter().map(Arc::new).collect();
+    let several = asked.len() > 1;
+    let later = Later { files: options.follow, children: options.children };
+    if several && !(later.files && later.children) {
+        for_somebody(&asked, &options.pids)?;
+    }
+    let began_ns = process::monotonic_ns();
+    let mut prepared = Vec::new();
+    for asked in &asked {
+        let pids =
+            if several && later == Later::default() { fitting(asked, &options.pids)? } else { options.pids.clone() };
+        let request = Request { config: &asked.options.config, targets: &asked.options.targets, pids: &pids, later };
+        let one = tokio::select! {
+            one = prepare(&asked.module, &request) => one.map_err(|e| if several { of(asked.name(), e) } else { e })?,
+            () = signals.next() => return Err(Failure::new("E-INTERRUPTED", "interrupted before anything was attached")),
+        };
+        prepared.push((asked.clone(), one));
+    }
     let kernel = Kernel::probe(options.btf.as_deref())
         .and_then(|kernel| {
             // Types that were asked for by name are looked at even if no object needs them.
@@ -67,185 +86,152 @@ pub async fn run(module: &Loaded, options: &RunOptions) -> Result<Exit, Failure>
             Ok(kernel)
         })
         .map_err(|e| Failure::new("E-KERNEL", e.to_string()).exit(Exit::Privilege))?;
-    let attached = attach::load(module, &prepared, &kernel, options)?;
-    let session = Session::start(module, options, prepared, attached, outputs).await?;
-    session.watch(signals).await
+    let (names, every) = if options.follow { wanted(&asked) } else { Default::default() };
+    let filters = Filters::load(&kernel, &options, &names, every)?;
+    let mut captures = Vec::new();
+    for (index, (asked, prepared)) in prepared.into_iter().enumerate() {
+        let attached = attach::load(&asked.module, &prepared.ready, &kernel, &filters, options.ring_bytes)?;
+        captures.push(Capture::new(index, asked, prepared, attached, options.record.is_some())?);
+    }
+    let collector = start_collector(&captures, &options, &kernel.release, &outputs)?;
+    let session = Session {
+        captures,
+        collector,
+        options,
+        filters,
+        discovery: Discovery::new(began_ns),
+        cgroups: cgroup::mount(),
+        phase: Phase::Capturing,
+        nobody_listens: false,
+        turn: 0,
+    };
+    // Probes by perf events need more than the rest of a run does.
+    let keep = Keep { perf_uprobes: session.options.follow && kernel.method == Method::Perf, ..Keep::default() };
+    session.start(keep).await?.watch(signals).await
 }
 
-/// Where the worker is in its life.
-enum Worker {
-    Running(Attended),
-    /// Died; the next one starts when the pause is over and the collector has said up to where it has everything.
-    Dead {
-        due: tokio::time::Instant,
-        position: Option<u64>,
-    },
-    /// Has drained everything, or the module is disabled.
-    Over,
+/// A failure of one module among several says whose it is.
+fn of(name: &str, mut failure: Failure) -> Failure {
+    if !failure.message.contains(name) {
+        failure.message = format!("module {name}: {}", failure.message);
+    }
+    failure
+}
+
+/// With several modules, a process that was asked for must mean something to one of them.
+fn for_somebody(asked: &[Arc<Asked>], pids: &[u32]) -> Result<(), Failure> {
+    for pid in pids {
+        if !process::exists(*pid) {
+            return Err(Failure::new("E-TARGET", format!("no process has the id {pid}")));
+        }
+        if !asked.iter().any(|a| !a.options.targets.is_empty() || fits(&a.module.manifest.targets, *pid)) {
+            let names: Vec<&str> = asked.iter().map(|a| a.name()).collect();
+            let text =
+                format!("process {pid} uses nothing that any of these modules captures from: {}", names.join(", "));
+            return Err(Failure::new("E-TARGET", text));
+        }
+    }
+    Ok(())
+}
+
+/// Of the processes that were asked for, those that this module captures from.
+fn fitting(asked: &Asked, pids: &[u32]) -> Result<Vec<u32>, Failure> {
+    let targets = &asked.module.manifest.targets;
+    let fitting: Vec<u32> = pids.iter().copied().filter(|pid| fits(targets, *pid)).collect();
+    if fitting.is_empty() && !pids.is_empty() && asked.options.targets.is_empty() {
+        let text = format!("module {}: none of the processes asked for uses what it captures from", asked.name());
+        return Err(Failure::new("E-TARGET", text).remedy("add a process that does, or leave the module out"));
+    }
+    Ok(fitting)
 }
 
 /// Where the run is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Capturing,
-    /// Probes are off; the worker drains.
+    /// Probes are off; the workers drain.
     Draining,
-    /// The worker is done; the collector writes what is left.
+    /// The workers are done; the collector writes what is left.
     Closing,
 }
 
-struct Session<'a> {
-    module: &'a Loaded,
-    options: &'a RunOptions,
-    prepared: Prepared,
-    attached: Attached,
+struct Session {
+    captures: Vec<Capture>,
     collector: Attended,
-    worker: Worker,
-    link: Link,
-    observer: Observer,
-    restarts: Restarts,
-    /// The running worker has said so.
-    ready: bool,
+    options: RunOptions,
+    filters: Filters,
+    discovery: Discovery,
+    /// Where the control groups of version 2 are.
+    cgroups: Option<PathBuf>,
     phase: Phase,
-    heard: Instant,
-    hung: bool,
-    /// The worker has decoded every record; only its decoder's end is missing.
-    drained: bool,
-    /// It never came to that end.
-    unfinished: bool,
-    warned_lost: u64,
-    disabled: bool,
     nobody_listens: bool,
+    /// Whose worker is listened to first.
+    turn: usize,
 }
 
 enum Happened {
     Signal,
     TimeIsUp,
     Collector(Option<FromCollector>),
-    Worker(Option<FromWorker>),
-    RestartDue,
+    Worker(usize, Option<FromWorker>),
+    Notices(Vec<Notice>),
+    Looked(Looked),
+    RestartDue(usize),
     Tick,
 }
 
-impl<'a> Session<'a> {
-    /// Starts the children and attaches.
-    async fn start(
-        module: &'a Loaded,
-        options: &'a RunOptions,
-        prepared: Prepared,
-        attached: Attached,
-        outputs: Vec<Output>,
-    ) -> Result<Self, Failure> {
-        let link = link::create(LINK_BYTES)
-            .and_then(|link| Ok((Observer::new(&link)?, link)))
-            .map_err(|e| Failure::new("E-CHILD", format!("cannot make the link between the children: {e}")));
-        let (observer, link) = link?;
-        let collector = start_collector(module, options, &prepared, &attached, &link, &outputs)?;
-        let mut session = Self {
-            worker: Worker::Over,
-            collector,
-            module,
-            options,
-            prepared,
-            attached,
-            link,
-            observer,
-            restarts: Restarts::default(),
-            ready: false,
-            phase: Phase::Capturing,
-            heard: Instant::now(),
-            hung: false,
-            drained: false,
-            unfinished: false,
-            warned_lost: 0,
-            disabled: false,
-            nobody_listens: false,
-        };
-        session.worker = Worker::Running(session.start_worker(0, false)?);
-        session.until_ready().await?;
-        session.attached.attach(&session.prepared)?;
-        // Everything that needs more is done: what is left is enough to watch, and to start a worker again.
-        privileges::keep_only(privileges::Keep::default())
+impl Session {
+    /// Starts the workers and attaches.
+    async fn start(mut self, keep: Keep) -> Result<Self, Failure> {
+        for capture in &mut self.captures {
+            capture.start()?;
+        }
+        self.until_listening().await?;
+        for capture in &mut self.captures {
+            capture.until_ready().await?;
+        }
+        for capture in &mut self.captures {
+            capture.attach()?;
+        }
+        // Everything that needs more is done: what is left is enough to watch, to start a worker again, and to attach to what
+        // comes later.
+        privileges::keep_only(keep)
             .map_err(|e| Failure::new("E-SANDBOX", format!("cannot give up privileges: {e}")))?;
-        session.say_hello();
-        Ok(session)
+        self.captures.iter_mut().for_each(Capture::begin);
+        self.say_hello();
+        Ok(self)
     }
 
-    fn start_worker(&self, resume_from: u64, restarted: bool) -> Result<Attended, Failure> {
-        let manifest = &self.module.manifest;
-        let job = RunJob {
-            ring_bytes: self.attached.ring_bytes,
-            link_bytes: LINK_BYTES,
-            max_message: manifest.streams.iter().map(max_message).collect(),
-            resume_from,
-            poisoned: self.restarts.poisoned(),
-            restarted,
-            record: self.options.record.is_some(),
-        };
-        let start = worker_start(self.module, &self.options.config, self.prepared.identity, WorkerJob::Run(job));
-        let [ring, doorbell] = self.attached.worker_fds();
-        let fds: [BorrowedFd<'_>; 5] =
-            [self.prepared.sealed.as_fd(), ring, doorbell, self.link.ring.as_fd(), self.link.bell.as_fd()];
-        Attended::start(Role::Worker, format!("worker of {}", self.name()), &start, &fds)
-    }
-
-    /// Waits until both children stand: probes that fire into the void would only cost.
-    async fn until_ready(&mut self) -> Result<(), Failure> {
-        let name = &self.module.manifest.module.name;
-        let Worker::Running(worker) = &mut self.worker else { return Ok(()) };
-        let (mut ready, mut listening) = (false, false);
+    /// Waits until the collector stands behind its walls.
+    async fn until_listening(&mut self) -> Result<(), Failure> {
+        let gone = |how: &str| Err(Failure::new("E-CHILD", format!("the collector {how} before the run began")));
         let deadline = tokio::time::Instant::now() + START;
-        while !(ready && listening) {
-            tokio::select! {
-                message = worker.receive::<FromWorker>(), if !ready => match message {
-                    Some(FromWorker::Ready) => ready = true,
-                    Some(FromWorker::Boundary(report)) => watch::boundary(name, &report),
-                    Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
-                    Some(FromWorker::Failed(code, text)) => {
-                        let text = format!("module {name}: {}: {}", printable(&code), printable(&text));
-                        return Err(Failure::new("E-MODULE", text).exit(Exit::Refused));
-                    }
-                    Some(_) => {}
-                    None => {
-                        let how = worker.ended(Duration::from_secs(1)).await.map_or_else(|e| e.to_string(), |e| e.to_string());
-                        let text = format!("module {name} {how} before it could decode anything");
-                        return Err(Failure::new("E-MODULE", text).exit(Exit::Refused));
-                    }
-                },
-                message = self.collector.receive::<FromCollector>(), if !listening => match message {
-                    Some(FromCollector::Boundary(report)) => {
-                        watch::boundary("collector", &report);
-                        listening = true;
-                    }
-                    Some(_) => {}
-                    None => return Err(Failure::new("E-CHILD", "the collector ended before the run began")),
-                },
-                () = sleep_until(deadline) => {
-                    let text = format!("module {name} was not ready within {} s", START.as_secs());
-                    return Err(Failure::new("E-MODULE", text).exit(Exit::Refused));
+        loop {
+            match tokio::time::timeout_at(deadline, self.collector.receive::<FromCollector>()).await {
+                Ok(Some(FromCollector::Boundary(report))) => {
+                    watch::boundary("collector", &report);
+                    return Ok(());
                 }
+                Ok(Some(FromCollector::Log(level, text))) => watch::log("collector", level, &text),
+                Ok(Some(_)) => {}
+                Ok(None) => return gone("ended"),
+                Err(_) => return gone("was not ready"),
             }
         }
-        self.heard = Instant::now();
-        self.ready = true;
-        Ok(())
     }
 
     fn say_hello(&self) {
         if self.options.quiet {
             return;
         }
-        for target in &self.prepared.targets {
-            let version = target.detected.version.as_ref();
-            let version =
-                version.map_or_else(|| "unknown version".into(), |v| format!("{} {} ({})", v.product, v.text, v.how));
-            eprintln!(
-                "ecapture: {} on {}: {}, {} probes",
-                self.name(),
-                target.found.path.display(),
-                printable(&version),
-                target.plan.placements.iter().map(|p| p.offsets.len()).sum::<usize>(),
-            );
+        for capture in &self.captures {
+            for target in &capture.targets {
+                eprintln!("ecapture: {}", found(capture.name(), target));
+            }
+            if capture.targets.is_empty() {
+                let wanted = wanted_names(&capture.asked.module.manifest.targets);
+                eprintln!("ecapture: {}: nothing there yet; waiting for {}", capture.name(), printable(&wanted));
+            }
         }
         eprintln!("ecapture: capturing; Ctrl-C ends it");
     }
@@ -256,21 +242,21 @@ impl<'a> Session<'a> {
         let mut tick = interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let happened = {
-                let (worker, restart) = match &mut self.worker {
-                    Worker::Running(worker) => (Some(worker), None),
-                    Worker::Dead { due, position: Some(_) } => (None, Some(*due)),
-                    _ => (None, None),
-                };
-                tokio::select! {
-                    () = signals.next() => Happened::Signal,
-                    () = sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() && self.phase == Phase::Capturing =>
-                        Happened::TimeIsUp,
-                    message = self.collector.receive() => Happened::Collector(message),
-                    message = receive(worker) => Happened::Worker(message),
-                    () = sleep_until(restart.unwrap_or_else(far)), if restart.is_some() => Happened::RestartDue,
-                    _ = tick.tick() => Happened::Tick,
-                }
+            let restart = self.next_restart();
+            if self.phase == Phase::Capturing {
+                self.discovery.begin(&mut self.captures);
+            }
+            self.turn = self.turn.wrapping_add(1);
+            let happened = tokio::select! {
+                () = signals.next() => Happened::Signal,
+                () = sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() && self.phase == Phase::Capturing =>
+                    Happened::TimeIsUp,
+                message = self.collector.receive() => Happened::Collector(message),
+                (index, message) = next_word(&mut self.captures, self.turn) => Happened::Worker(index, message),
+                notices = self.filters.notices() => Happened::Notices(notices),
+                looked = self.discovery.looked() => Happened::Looked(looked),
+                index = at(restart), if restart.is_some() => Happened::RestartDue(index),
+                _ = tick.tick() => Happened::Tick,
             };
             match happened {
                 Happened::Signal if self.phase == Phase::Capturing => self.stop().await,
@@ -278,162 +264,147 @@ impl<'a> Session<'a> {
                     return Err(Failure::new("E-INTERRUPTED", "left at once; what was still on its way is lost"));
                 }
                 Happened::TimeIsUp => self.stop().await,
-                Happened::Worker(message) => self.worker_says(message).await,
-                Happened::RestartDue => self.restart().await,
+                Happened::Worker(index, message) => {
+                    let draining = self.phase == Phase::Draining;
+                    if let Some(capture) = self.captures.get_mut(index) {
+                        capture.worker_says(message, draining, &self.collector).await;
+                    }
+                }
+                Happened::RestartDue(index) => {
+                    if let Some(capture) = self.captures.get_mut(index) {
+                        capture.restart(&self.collector);
+                    }
+                }
+                Happened::Notices(notices) => self.heard(&notices),
+                Happened::Looked(looked) => self.looked(looked),
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
                     return self.finish(&text, sink_lost);
                 }
                 Happened::Collector(Some(message)) => self.collector_says(message).await,
-                Happened::Collector(None) => {
-                    let how = self.collector.ended(Duration::from_secs(1)).await;
-                    let how = how.map_or_else(|e| e.to_string(), |e| e.to_string());
-                    let totals = self.totals();
-                    self.attached.detach().await;
-                    let text = format!(
-                        "the collector {how}: the {} messages since the start are not all written ({} lost in the ring)",
-                        totals.produced, totals.lost
-                    );
-                    return Err(Failure::new("E-CHILD", text));
-                }
+                Happened::Collector(None) => return Err(self.collector_gone().await),
+            }
+            self.close_when_over().await;
+        }
+    }
+
+    /// Twice a second.
+    fn look_around(&mut self) {
+        self.captures.iter_mut().for_each(Capture::look_around);
+        self.filters.refresh();
+        if self.phase == Phase::Capturing && self.options.follow {
+            self.captures.iter_mut().for_each(Capture::look_at_files);
+            self.discovery.look_around(&mut self.captures, &mut self.filters);
+        }
+    }
+
+    /// The kernel told of processes.
+    fn heard(&mut self, notices: &[Notice]) {
+        for notice in notices {
+            if notice.asked {
+                self.collector.send(&ToCollector::Changed(notice.pid, notice.time_ns));
+            }
+            if notice.exec && self.phase == Phase::Capturing && self.options.follow {
+                self.discovery.started(*notice, &mut self.captures, &self.filters);
             }
         }
     }
 
-    /// Probes off; the worker is told to drain.
+    /// A file that came later has been looked at.
+    fn looked(&mut self, looked: Looked) {
+        let since = looked.since_ns;
+        let Some(capture) = self.captures.get_mut(looked.index) else { return };
+        if self.phase != Phase::Capturing || capture.is_over() {
+            return;
+        }
+        let name = capture.name().to_owned();
+        let Some(target) = capture.looked(looked, &self.collector) else { return };
+        let gap = since.map_or_else(String::new, |since| {
+            let gap = Duration::from_nanos(process::monotonic_ns().saturating_sub(since));
+            format!("; captured from {} ms after its start on", gap.as_millis())
+        });
+        if !self.options.quiet {
+            eprintln!("ecapture: {} ({}){gap}", found(&name, target), target.found.how);
+        }
+    }
+
+    /// What `/proc` says of a process that the collector asks about.
+    fn resolve(&self, pid: u32) -> Process {
+        // First: what changes from here on is told.
+        self.filters.tell_of(pid);
+        let place = cgroup::place(pid, self.cgroups.as_deref());
+        Process {
+            pid,
+            exe: process::exe_path(pid).ok().map(|p| p.display().to_string()),
+            container: place.container,
+            group: place.group,
+            started_ns: process::started_ns(pid).unwrap_or(0),
+        }
+    }
+
+    /// The first worker to be started again, and when.
+    fn next_restart(&self) -> Option<(usize, tokio::time::Instant)> {
+        let due = self.captures.iter().enumerate().filter_map(|(index, c)| Some((index, c.restart_due()?)));
+        due.min_by_key(|(_, due)| *due)
+    }
+
+    /// Probes off, all at once; the workers are told to drain.
     async fn stop(&mut self) {
         if self.phase != Phase::Capturing {
             return;
         }
         self.phase = Phase::Draining;
-        tracing::debug!("detaching {} links", self.attached.links());
-        self.attached.detach().await;
-        match &self.worker {
-            // One that is not ready yet is told when it is. Never twice: a message that it leaves unread would make the kernel
-            // report a reset instead of its last words.
-            Worker::Running(worker) if self.ready => worker.send(&ToWorker::Finish),
-            Worker::Running(_) | Worker::Dead { .. } => {}
-            Worker::Over => self.close(),
-        }
+        self.discovery.stop();
+        let links = self.captures.iter_mut().flat_map(|c| c.attached.take_links()).collect();
+        attach::detach(links).await;
+        self.captures.iter().for_each(Capture::finish);
     }
 
-    /// The worker will say nothing more: the collector is to end.
-    fn close(&mut self) {
-        self.worker = Worker::Over;
-        if self.phase != Phase::Closing {
-            self.phase = Phase::Closing;
-            let totals = self.totals();
-            self.collector.send(&ToCollector::Finish(vec![totals], None));
-        }
-    }
-
-    async fn worker_says(&mut self, message: Option<FromWorker>) {
-        // A line of the log is the module's own word: a decoder in an endless loop that writes some hangs all the same.
-        if !matches!(message, Some(FromWorker::Log(..))) {
-            self.heard = Instant::now();
-        }
-        let name = &self.module.manifest.module.name;
-        match message {
-            Some(FromWorker::Drained) if self.phase == Phase::Draining => self.drained = true,
-            Some(FromWorker::Done) if self.phase == Phase::Draining => {
-                if let Worker::Running(worker) = &mut self.worker {
-                    let _ = worker.ended(Duration::from_secs(2)).await;
-                }
-                self.close();
-            }
-            Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
-            Some(FromWorker::Failed(_, text)) => tracing::error!("{name}: {}", printable(&text)),
-            Some(FromWorker::DecoderFailed(text)) => {
-                tracing::warn!("{name}: the decoder failed {}", printable(&text));
-            }
-            Some(FromWorker::Ready) => {
-                tracing::debug!("{name}: the worker is ready again");
-                self.ready = true;
-                if self.phase == Phase::Draining
-                    && let Worker::Running(worker) = &self.worker
-                {
-                    worker.send(&ToWorker::Finish);
-                }
-            }
-            Some(FromWorker::Boundary(report)) => watch::boundary(name, &report),
-            Some(_) => {}
-            None => self.worker_died().await,
-        }
-    }
-
-    async fn worker_died(&mut self) {
-        let Worker::Running(worker) = &mut self.worker else { return };
-        let ended = worker.ended(Duration::from_secs(1)).await;
-        let (how, killed) = match &ended {
-            Ok(_) if self.hung => ("hung and was killed".to_string(), false),
-            Ok(ended) => (ended.to_string(), ended.was_killed()),
-            Err(e) => (e.to_string(), false),
-        };
-        self.hung = false;
-        // One that was killed from outside says nothing about the record it was at.
-        let suspect = if killed { None } else { self.observer.now_at().map(Suspect::from_word) };
-        self.after_death(&how, suspect).await;
-    }
-
-    /// There is no worker: another one, or the end of the module.
-    async fn after_death(&mut self, how: &str, suspect: Option<Suspect>) {
-        let name = &self.module.manifest.module.name;
-        if self.drained {
-            // Another worker would find no record, and fail as this one did.
-            tracing::error!("{name}: the worker {how} at the end of its decoder, after the last record");
-            self.unfinished = true;
-            self.close();
+    /// When no worker will say anything more, the collector is to end.
+    async fn close_when_over(&mut self) {
+        if self.phase == Phase::Closing || !self.captures.iter().all(Capture::is_over) {
             return;
         }
-        match self.restarts.died(Instant::now(), suspect) {
-            Verdict::Restart(pause) => {
-                tracing::warn!("{name}: the worker {how}; starting it again (probes stay attached)");
-                self.worker = Worker::Dead { due: tokio::time::Instant::now() + pause, position: None };
-                self.collector.send(&ToCollector::Restarted(0));
-            }
-            Verdict::Disable => {
-                tracing::error!("{name}: the worker {how}, too often; the module is disabled");
-                self.disabled = true;
-                self.attached.detach().await;
-                self.phase = Phase::Draining;
-                self.close();
-            }
+        self.phase = Phase::Closing;
+        for capture in &mut self.captures {
+            capture.settle().await;
         }
+        let totals: Vec<KernelTotals> = self.captures.iter().map(Capture::totals).collect();
+        self.collector.send(&ToCollector::Finish(totals, None));
     }
 
-    async fn restart(&mut self) {
-        let Worker::Dead { position: Some(position), .. } = self.worker else { return };
-        self.heard = Instant::now();
-        match self.start_worker(position, true) {
-            Ok(worker) => (self.worker, self.ready) = (Worker::Running(worker), false),
-            // It may die before it has heard its first word; that is a death like any other.
-            Err(failure) => self.after_death(&format!("did not start ({})", failure.message), None).await,
-        }
+    async fn collector_gone(&mut self) -> Failure {
+        let how = self.collector.ended(Duration::from_secs(1)).await;
+        let how = how.map_or_else(|e| e.to_string(), |e| e.to_string());
+        let totals: Vec<KernelTotals> = self.captures.iter().map(Capture::totals).collect();
+        let (produced, lost) = totals.iter().fold((0, 0), |sum, t| (sum.0 + t.produced, sum.1 + t.lost));
+        self.phase = Phase::Closing;
+        let links = self.captures.iter_mut().flat_map(|c| c.attached.take_links()).collect();
+        attach::detach(links).await;
+        Failure::new(
+            "E-CHILD",
+            format!(
+                "the collector {how}: the {produced} messages since the start are not all written ({lost} lost in the ring)"
+            ),
+        )
     }
 
     async fn collector_says(&mut self, message: FromCollector) {
         match message {
             FromCollector::Resolve(pid) => {
-                let exe = process::exe_path(pid).ok().map(|p| p.display().to_string());
-                self.collector.send(&ToCollector::Resolved(pid, exe));
+                self.collector.send(&ToCollector::Resolved(self.resolve(pid)));
             }
-            FromCollector::Position(_, reached) => {
-                if let Worker::Dead { position, .. } = &mut self.worker {
-                    *position = Some(reached);
+            FromCollector::Position(index, reached) => {
+                if let Some(capture) = self.captures.get_mut(index) {
+                    capture.reached(reached);
                 }
             }
             FromCollector::CountReached => self.stop().await,
-            FromCollector::Hostile(_, why) => {
-                tracing::error!("{}: {}; the module is disabled", self.name(), printable(&why));
-                self.disabled = true;
-                if let Worker::Running(worker) = &mut self.worker {
-                    worker.kill();
-                    let _ = worker.ended(Duration::from_secs(1)).await;
+            FromCollector::Hostile(index, why) => {
+                if let Some(capture) = self.captures.get_mut(index) {
+                    capture.disable(&printable(&why), &self.collector);
                 }
-                self.attached.detach().await;
-                self.phase = Phase::Draining;
-                self.close();
             }
             FromCollector::OutputFailed(what) => tracing::error!("{}", printable(&what)),
             FromCollector::NobodyListens => {
@@ -445,44 +416,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Twice a second: what has been lost, and whether the worker still lives.
-    fn look_around(&mut self) {
-        let totals = self.totals();
-        if totals.lost + totals.partial > self.warned_lost {
-            let new = totals.lost + totals.partial - self.warned_lost;
-            tracing::warn!(
-                "{}: {new} messages lost or cut short because the ring is full ({} of {} so far); a larger --ring-size helps",
-                self.name(),
-                totals.lost + totals.partial,
-                totals.produced,
-            );
-            self.warned_lost = totals.lost + totals.partial;
-        }
-        if let Worker::Running(worker) = &mut self.worker
-            && self.heard.elapsed() > HUNG
-        {
-            self.hung = true;
-            self.heard = Instant::now();
-            worker.kill();
-        }
-    }
-
-    fn totals(&self) -> KernelTotals {
-        KernelTotals { restarts: self.restarts.count, disabled: self.disabled, ..self.attached.totals() }
-    }
-
     fn finish(&self, summary: &str, sink_lost: u64) -> Result<Exit, Failure> {
         if !self.options.quiet {
             for line in summary.lines() {
                 eprintln!("ecapture: {}", printable(line));
             }
         }
-        if self.disabled {
-            return Err(Failure::new("E-MODULE", format!("the module {} was disabled before the end", self.name())));
+        let named = |which: fn(&Capture) -> bool| {
+            self.captures.iter().filter(|c| which(c)).map(Capture::name).collect::<Vec<_>>().join(", ")
+        };
+        let disabled = named(|c| c.disabled);
+        if !disabled.is_empty() {
+            return Err(Failure::new("E-MODULE", format!("disabled before the end: the module {disabled}")));
         }
-        if self.unfinished {
-            let text =
-                format!("the decoder of {} did not come to its end: what it still held back is lost", self.name());
+        let unfinished = named(|c| c.unfinished);
+        if !unfinished.is_empty() {
+            let text = format!("the decoder of {unfinished} did not come to its end: what it still held back is lost");
             return Err(Failure::new("E-MODULE", text));
         }
         if sink_lost > 0 {
@@ -490,18 +439,44 @@ impl<'a> Session<'a> {
         }
         Ok(Exit::Done)
     }
-
-    fn name(&self) -> &str {
-        &self.module.manifest.module.name
-    }
 }
 
-/// The worker's next word; for ever if there is no worker.
-async fn receive(worker: Option<&mut Attended>) -> Option<FromWorker> {
-    match worker {
-        Some(worker) => worker.receive().await,
-        None => std::future::pending().await,
+/// A target, for people.
+fn found(module: &str, target: &Target) -> String {
+    let version = target.detected.version.as_ref();
+    let version = version.map_or_else(|| "unknown version".into(), |v| format!("{} {} ({})", v.product, v.text, v.how));
+    let probes = target.plan.placements.iter().map(|p| p.offsets.len()).sum::<usize>();
+    format!("{module} on {}: {}, {probes} probes", target.found.path.display(), printable(&version))
+}
+
+/// The next word of any worker, with the module's place; for ever if there is none. `turn` is whose worker is asked first:
+/// one that talks without end must not be heard before all others each time.
+async fn next_word(captures: &mut [Capture], turn: usize) -> (usize, Option<FromWorker>) {
+    type Word<'a> = Pin<Box<dyn Future<Output = Option<FromWorker>> + 'a>>;
+    let mut words: Vec<(usize, Word<'_>)> = Vec::new();
+    for (index, capture) in captures.iter_mut().enumerate() {
+        if let Worker::Running(worker) = &mut capture.worker {
+            words.push((index, Box::pin(worker.receive())));
+        }
     }
+    let count = words.len().max(1);
+    words.rotate_left(turn % count);
+    poll_fn(|context| {
+        for (index, word) in &mut words {
+            if let Poll::Ready(message) = word.as_mut().poll(context) {
+                return Poll::Ready((*index, message));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits for the time of a restart, and says whose.
+async fn at(restart: Option<(usize, tokio::time::Instant)>) -> usize {
+    let (index, due) = restart.unwrap_or_else(|| (usize::MAX, far()));
+    sleep_until(due).await;
+    index
 }
 
 fn far() -> tokio::time::Instant {

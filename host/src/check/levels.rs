@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ecapture_plugin_api::manifest::{ConfigOption, OptionType};
@@ -14,8 +15,9 @@ use super::Options;
 use super::finding::{Level, Report, Severity};
 use super::job::{Bench, Outcome, Trouble};
 use super::mutate::{self, Numbers};
+use crate::broker::Asked;
 use crate::broker::checks::{self, objects};
-use crate::cli::RunOptions;
+use crate::cli::{ModuleOptions, RunOptions};
 use crate::failure::{Exit, Failure};
 use crate::module::{Facts, Loaded, Refusal};
 use crate::recording::{Block, Reader, RecordedModule};
@@ -49,7 +51,7 @@ pub async fn run(
         findings: Vec::new(),
     };
     let module = match Loaded::file(&options.file, facts, judge) {
-        Ok(module) => module,
+        Ok(module) => Arc::new(module),
         Err(refusal) => {
             refused(&mut report, &refusal);
             return Ok(report);
@@ -88,12 +90,16 @@ pub async fn run(
 
 /// Captures for a moment: what the kernel says of the objects, and whether the probes can be put in place. First of all, since
 /// what is needed for it is given up afterwards.
-async fn live(module: &Loaded, options: &Options, report: &mut Report) -> Result<(), Failure> {
+async fn live(module: &Arc<Loaded>, options: &Options, report: &mut Report) -> Result<(), Failure> {
     let manifest = &module.manifest;
     let run = RunOptions {
         pids: options.pid.into_iter().collect(),
         children: true,
         uids: Vec::new(),
+        comms: Vec::new(),
+        cgroups: Vec::new(),
+        containers: Vec::new(),
+        follow: false,
         format: Format::None,
         writes: Vec::new(),
         record: None,
@@ -104,10 +110,12 @@ async fn live(module: &Loaded, options: &Options, report: &mut Report) -> Result
         multiline: false,
         quiet: true,
         verbose: 0,
-        config: config(module, options, None)?,
-        targets: options.targets.clone(),
     };
-    match checks::capture(module, &run).await {
+    let asked = Asked {
+        module: module.clone(),
+        options: ModuleOptions { config: config(module, options, None)?, targets: options.targets.clone() },
+    };
+    match checks::capture(vec![asked], run).await {
         Ok(_) => report.done.push(format!("live: {} captured for {} s", manifest.module.name, LIVE.as_secs())),
         Err(failure) => {
             let fix = failure.remedy.clone().unwrap_or_else(|| "docs/refusals.md explains the code".into());

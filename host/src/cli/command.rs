@@ -24,11 +24,26 @@ pub fn build(catalog: &Catalog) -> Command {
         .arg(flag("man", "Print the manual page"))
         .args(place_args().map(|arg| arg.global(true)))
         .subcommand(module_command())
-        .subcommand(completion_command());
+        .subcommand(completion_command())
+        .subcommand(run_command());
     for (entry, manifest) in catalog.runnable() {
         command = command.subcommand(capture_command(manifest, &entry.aliases));
     }
     command
+}
+
+/// Several modules in one run. Options of a module come with its own command: here they would have no owner.
+fn run_command() -> Command {
+    Command::new("run")
+        .about("Capture with several modules at once")
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .required(true)
+                .num_args(1..)
+                .help("Names or commands of modules; each with the defaults of its options"),
+        )
+        .args(common_args())
 }
 
 /// The command of one module.
@@ -83,6 +98,24 @@ fn common_args() -> Vec<Arg> {
             .value_delimiter(',')
             .value_parser(value_parser!(u32))
             .help("Only processes of these users (a list; 0 is a user like any other)"),
+        Arg::new("comm")
+            .long("comm")
+            .value_name("NAME")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .help("Only threads of this name, as `ps -L -o comm` shows it; the first 15 bytes count (a list: a,b)"),
+        Arg::new("cgroup")
+            .long("cgroup")
+            .value_name("PATH")
+            .action(ArgAction::Append)
+            .help("Only this control group (v2; path or number) and all below it; may be repeated"),
+        Arg::new("container")
+            .long("container")
+            .value_name("ID")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .help("Only this container, by the first digits of its id (a list)"),
+        flag("no-new-targets", "Only programs and libraries that are found at the start, not those that come later"),
         Arg::new("output")
             .short('o')
             .long("output")

@@ -11,6 +11,7 @@ use super::{internal, load, print, unknown};
 use crate::broker::{self, Prepared, Request};
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, escape, info};
+use crate::target::Later;
 use crate::template;
 
 /// Runs one of the sub-commands.
@@ -42,7 +43,7 @@ pub fn run(catalog: &Catalog, facts: &Facts, matches: &ArgMatches) -> Result<Exi
         .map_err(|e| Failure::new("E-CONFIG", format!("--{}: {}", e.option, e.message)).exit(Exit::Usage))?;
     let mode = mode(&module, matches.get_one::<String>("mode"))?;
     let config = Config::new(mode, options);
-    let request = Request { config: &config, targets: &[target], pids: &[] };
+    let request = Request { config: &config, targets: &[target], pids: &[], later: Later::default() };
     let prepared = broker::block_on(broker::prepare(&module, &request))?;
     if as_json { plan_json(&prepared) } else { print(&plan_text(&module, &prepared)) }
 }

@@ -17,7 +17,7 @@ const MIN_RING: u64 = 128 << 10;
 /// Largest ring: the kernel allows more, but positions are masked with 32 bits in places.
 const MAX_RING: u64 = 1 << 30;
 
-/// The options of one run.
+/// The options of one run, common to all its modules.
 #[derive(Debug)]
 pub struct RunOptions {
     /// Only these processes; empty = all.
@@ -26,6 +26,14 @@ pub struct RunOptions {
     pub children: bool,
     /// Only these users; empty = all.
     pub uids: Vec<u32>,
+    /// Only threads of these names; empty = all.
+    pub comms: Vec<String>,
+    /// Only these control groups (path or number) and all below them; empty = all.
+    pub cgroups: Vec<String>,
+    /// Only these containers, by the beginning of their ids; empty = all.
+    pub containers: Vec<String>,
+    /// Files and processes that come later are captured from as well.
+    pub follow: bool,
     /// How events are written.
     pub format: Format,
     /// Where to; empty = stdout.
@@ -36,7 +44,7 @@ pub struct RunOptions {
     pub duration: Option<Duration>,
     /// Stop after so many events.
     pub count: Option<u64>,
-    /// Size of the ring, bytes; `None` = what the module's manifest asks for.
+    /// Size of each module's ring, bytes; `None` = what the module's manifest asks for.
     pub ring_bytes: Option<u64>,
     /// Type information of the kernel.
     pub btf: Option<PathBuf>,
@@ -46,17 +54,22 @@ pub struct RunOptions {
     pub quiet: bool,
     /// How much is said: 0, 1, 2.
     pub verbose: u8,
+}
+
+/// What one module of a run was asked to do.
+#[derive(Debug)]
+pub struct ModuleOptions {
     /// Mode and options for the module.
     pub config: Config,
     /// Explicit target files from options that name one.
     pub targets: Vec<PathBuf>,
 }
 
-impl RunOptions {
-    /// From the command line of one module's command.
+impl ModuleOptions {
+    /// From the command line of this module's own command.
     ///
     /// # Errors
-    /// `E-CONFIG` with the option's name if a value does not fit the manifest.
+    /// As of [`ModuleOptions::new`].
     pub fn from_matches(manifest: &Manifest, matches: &ArgMatches) -> Result<Self, Failure> {
         let mut given = BTreeMap::new();
         for option in &manifest.config {
@@ -66,8 +79,21 @@ impl RunOptions {
                 given.insert(option.name.clone(), values);
             }
         }
+        let mode = matches.try_get_one::<String>("mode").ok().flatten().cloned();
+        Self::new(manifest, mode, &given)
+    }
+
+    /// From options as text, wherever they stood; `None` is the module's default mode.
+    ///
+    /// # Errors
+    /// `E-CONFIG` with the option's name if a value does not fit the manifest.
+    pub fn new(
+        manifest: &Manifest,
+        mode: Option<String>,
+        given: &BTreeMap<String, Vec<String>>,
+    ) -> Result<Self, Failure> {
         let options = manifest
-            .check_config(&given)
+            .check_config(given)
             .map_err(|e| Failure::new("E-CONFIG", format!("--{}: {}", e.option, e.message)).exit(Exit::Usage))?;
         let targets = manifest
             .targets
@@ -78,8 +104,17 @@ impl RunOptions {
                 _ => None,
             })
             .collect();
-        let mode = matches.try_get_one::<String>("mode").ok().flatten().cloned();
-        let default_mode = || manifest.default_mode().map(|m| m.name.clone()).unwrap_or_default();
+        let mode = mode.or_else(|| manifest.default_mode().map(|m| m.name.clone())).unwrap_or_default();
+        Ok(Self { config: Config::new(mode, options), targets })
+    }
+}
+
+impl RunOptions {
+    /// From the command line of any command that captures.
+    ///
+    /// # Errors
+    /// `E-USAGE` if a value is out of its range.
+    pub fn from_matches(matches: &ArgMatches) -> Result<Self, Failure> {
         let ring_bytes = matches.get_one::<u64>("ring-size").copied();
         if let Some(bytes) = ring_bytes
             && !(MIN_RING..=MAX_RING).contains(&bytes)
@@ -91,6 +126,10 @@ impl RunOptions {
             pids: matches.get_many("pid").into_iter().flatten().copied().collect(),
             children: !matches.get_flag("no-children"),
             uids: matches.get_many("uid").into_iter().flatten().copied().collect(),
+            comms: matches.get_many("comm").into_iter().flatten().cloned().collect(),
+            cgroups: matches.get_many("cgroup").into_iter().flatten().cloned().collect(),
+            containers: matches.get_many("container").into_iter().flatten().cloned().collect(),
+            follow: !matches.get_flag("no-new-targets"),
             format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
             writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
             record: matches.get_one::<String>("record").map(PathBuf::from),
@@ -101,8 +140,6 @@ impl RunOptions {
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_count("verbose"),
-            config: Config::new(mode.unwrap_or_else(default_mode), options),
-            targets,
         })
     }
 }

@@ -1,19 +1,20 @@
 //! The collector's loop.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::merge::Merge;
-use super::source::{Intake, Source};
+use super::source::{Ended, Intake, Source};
 use super::who::Who;
 use crate::event::model::Stream;
 use crate::event::wire::{View, role};
 use crate::event::{Clock, Event, Field, Flags, Summary, summary_text};
 use crate::link::Message;
 use crate::protocol::control::Control;
-use crate::protocol::{CollectorStart, FromCollector, KernelTotals, ToCollector};
+use crate::protocol::{CollectorStart, FromCollector, KernelTotals, Process, TargetName, ToCollector};
 use crate::recording::{Header, RecordedModule};
 use crate::sandbox::{self, Entry, Limits, Role, child};
 use crate::sink::{Format, OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
@@ -25,6 +26,8 @@ const BUDGET: usize = 4096;
 const BUDGET_BYTES: u64 = 512 << 10;
 /// Longest wait for the broker's answer about a process; then the target's path must do.
 const ANSWER: Duration = Duration::from_millis(50);
+/// Number of the control group that has all others in it, and says nothing.
+const ROOT_GROUP: u64 = 1;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(100);
 /// For slow readers of the outputs, at the end.
@@ -58,8 +61,9 @@ fn start(broker: u32) -> Result<Collector, String> {
 
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| "start message: a descriptor is missing".to_string());
-    let (mut sources, mut modules, mut recorded) = (Vec::new(), Vec::new(), Vec::new());
-    for module in start.modules {
+    let (mut sources, mut modules, mut recorded, mut mail) = (Vec::new(), Vec::new(), Vec::new(), Mail::default());
+    for (index, mut module) in start.modules.into_iter().enumerate() {
+        let targets = std::mem::take(&mut module.targets);
         let info =
             SessionModule { name: module.name.clone(), version: module.version.clone(), tainted: module.tainted };
         modules.push(info);
@@ -70,9 +74,10 @@ fn start(broker: u32) -> Result<Collector, String> {
             build_id: module.build_id.clone(),
             manifest: module.manifest.clone(),
             config: serde_json::to_value(&module.config).map_err(|e| e.to_string())?,
-            targets: module.targets.clone(),
+            targets: by_number(&targets),
         });
-        sources.push(Source::new(module, next()?, next()?)?);
+        mail.targets.extend(targets.into_iter().map(|(number, name)| ((index, number), Rc::new(name))));
+        sources.push(Source::new(index, module, next()?, next()?)?);
     }
     let mut outputs = Vec::new();
     for options in start.outputs {
@@ -106,7 +111,7 @@ fn start(broker: u32) -> Result<Collector, String> {
     });
     Control::say(&FromCollector::Boundary(boundary.report().clone()));
     Ok(Collector {
-        merge: Merge::new(sources.len()),
+        merge: Merge::new(sources.len(), Instant::now()),
         out: Out {
             sinks,
             clock,
@@ -116,11 +121,19 @@ fn start(broker: u32) -> Result<Collector, String> {
             written: 0,
             enough: false,
         },
-        mail: Mail::default(),
+        mail,
         sources,
         began,
+        look_again: false,
         finish: None,
     })
+}
+
+/// Paths of targets, each at the place of its number.
+fn by_number(targets: &[(u32, TargetName)]) -> Vec<String> {
+    let path = |number: u32| targets.iter().find(|(n, _)| *n == number).map(|(_, name)| name.path.clone());
+    let count = targets.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+    (0..count).map(|number| path(number).unwrap_or_default()).collect()
 }
 
 struct Collector {
@@ -129,6 +142,8 @@ struct Collector {
     out: Out,
     mail: Mail,
     began: u64,
+    /// The broker said something that needs another look at the links.
+    look_again: bool,
     /// Kernel counters of each module, once the broker has asked for the end.
     finish: Option<(Vec<KernelTotals>, Option<u64>)>,
 }
@@ -154,7 +169,13 @@ impl Collector {
             let finishing = self.finish.is_some();
             let congested = self.out.sinks.congested();
             let busy = !congested && self.drain();
-            while let Some((source, bytes)) = self.merge.pop() {
+            let now = Instant::now();
+            if congested {
+                self.merge.pause(now);
+            }
+            while !self.out.sinks.congested()
+                && let Some((source, bytes)) = self.merge.pop(now)
+            {
                 if let Some(source) = self.sources.get_mut(source) {
                     self.out.event(&mut source.intake, &bytes, &mut self.mail);
                 }
@@ -171,7 +192,7 @@ impl Collector {
                 Control::say(&FromCollector::CountReached);
             }
             self.heed_broker()?;
-            if busy {
+            if busy || std::mem::take(&mut self.look_again) && !congested {
                 continue;
             }
             if congested {
@@ -192,21 +213,37 @@ impl Collector {
 
     /// Takes what has come over the links; true if there may be more.
     fn drain(&mut self) -> bool {
-        let mut busy = false;
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            if source.closed {
-                continue;
-            }
-            match take(index, source, &mut self.merge, &mut self.out, &mut self.mail) {
-                Ok(count) => busy |= count > 0,
-                Err(why) => {
-                    source.closed = true;
-                    self.merge.over(index);
-                    Control::say(&FromCollector::Hostile(index, why));
+        (0..self.sources.len()).fold(false, |busy, index| busy | self.drain_one(index))
+    }
+
+    /// The same of one link.
+    fn drain_one(&mut self, index: usize) -> bool {
+        let Some(source) = self.sources.get_mut(index).filter(|s| !s.closed) else { return false };
+        match take(index, source, &mut self.merge, &mut self.out, &mut self.mail) {
+            // Nobody writes to it any more, and it is empty.
+            Ok(0) if source.ended.is_some() => {
+                match source.ended.take() {
+                    Some(Ended::Restarted) => Control::say(&FromCollector::Position(index, source.intake.batch_end)),
+                    _ => self.merge.over(index, Instant::now()),
                 }
+                false
+            }
+            Ok(count) => count > 0,
+            Err(why) => {
+                source.closed = true;
+                self.merge.over(index, Instant::now());
+                Control::say(&FromCollector::Hostile(index, why));
+                false
             }
         }
-        busy
+    }
+
+    /// A worker is gone; its link is emptied in its turn, since an output may be slow.
+    fn ended(&mut self, index: usize, how: Ended) {
+        if let Some(source) = self.sources.get_mut(index) {
+            source.ended = Some(how);
+        }
+        self.look_again = true;
     }
 
     fn heed_broker(&mut self) -> Result<(), String> {
@@ -214,15 +251,16 @@ impl Collector {
             match message {
                 ToCollector::Restarted(index) => {
                     // The worker is gone, so what its link holds now is all that it published.
-                    while self.drain() {}
-                    if let Some(source) = self.sources.get(index) {
-                        Control::say(&FromCollector::Position(index, source.intake.batch_end));
-                    }
+                    self.ended(index, Ended::Restarted);
                 }
-                ToCollector::Resolved(pid, exe) => self.out.who.learn(pid, exe, Instant::now()),
+                ToCollector::Over(index) => self.ended(index, Ended::Over),
+                ToCollector::Resolved(process) => self.out.who.learn(process, Instant::now()),
+                ToCollector::Changed(pid, time_ns) => self.out.who.changed(pid, time_ns),
+                // Taken out where it was read.
+                ToCollector::Target(..) => {}
                 ToCollector::Finish(totals, ended_ns) => {
                     for index in 0..self.sources.len() {
-                        self.merge.over(index);
+                        self.merge.over(index, Instant::now());
                     }
                     self.finish = Some((totals, ended_ns));
                 }
@@ -270,6 +308,8 @@ impl Collector {
             source.intake.add_to(&mut summary);
             let totals = summary.module(source.intake.name());
             kernel.add_to(totals);
+            // Nobody will ever read what its last worker left behind.
+            totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
         self.out.sinks.flush();
         self.out.sinks.add_losses(&mut summary);
@@ -293,7 +333,7 @@ impl Collector {
 /// Takes one turn's worth from one link.
 fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mail: &mut Mail) -> Result<usize, String> {
     let mut malformed_batch = false;
-    let intake = &mut source.intake;
+    let (intake, now) = (&mut source.intake, Instant::now());
     let taken = source.consumer.drain(BUDGET, BUDGET_BYTES, |message| {
         if !intake.positions.admit(&message) {
             return;
@@ -308,7 +348,7 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
                 Some((watermark, counts)) => {
                     intake.batch_end = intake.batch_end.max(end);
                     intake.counts.add(counts);
-                    merge.watermark(index, watermark);
+                    merge.watermark(index, watermark, now);
                 }
                 None => malformed_batch = true,
             },
@@ -331,25 +371,53 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
 struct Mail {
     control: Control,
     kept: VecDeque<ToCollector>,
+    /// Target files by module and number.
+    targets: HashMap<(usize, u32), Rc<TargetName>>,
 }
 
 impl Mail {
     fn next(&mut self) -> Result<Option<ToCollector>, String> {
-        match self.kept.pop_front() {
-            Some(message) => Ok(Some(message)),
-            None => self.control.hear(Duration::ZERO).map_err(|e| format!("the broker is gone: {e}")),
+        loop {
+            let message = match self.kept.pop_front() {
+                Some(message) => Some(message),
+                None => self.control.hear(Duration::ZERO).map_err(|e| format!("the broker is gone: {e}"))?,
+            };
+            match message {
+                Some(ToCollector::Target(module, number, name)) => self.name(module, number, name),
+                other => return Ok(other),
+            }
         }
     }
 
     /// The next answer about a process, within `patience`. Errors come again at the next [`Mail::next`].
-    fn answer(&mut self, patience: Duration) -> Option<(u32, Option<String>)> {
+    fn answer(&mut self, patience: Duration) -> Option<Process> {
         let until = Instant::now() + patience;
         loop {
             match self.control.hear(until.saturating_duration_since(Instant::now())).ok()?? {
-                ToCollector::Resolved(pid, exe) => return Some((pid, exe)),
+                ToCollector::Resolved(process) => return Some(process),
+                ToCollector::Target(module, number, name) => self.name(module, number, name),
                 other => self.kept.push_back(other),
             }
         }
+    }
+
+    fn name(&mut self, module: usize, number: u32, name: TargetName) {
+        // The broker gives out a few numbers again and again.
+        self.targets.insert((module, number), Rc::new(name));
+    }
+
+    /// The target of this number. The broker says a new one before its probes are attached, so if it is not known yet its name
+    /// is among the letters that were not opened.
+    fn target(&mut self, module: usize, number: u32) -> Option<Rc<TargetName>> {
+        if !self.targets.contains_key(&(module, number)) {
+            while let Ok(Some(message)) = self.control.hear(Duration::ZERO) {
+                match message {
+                    ToCollector::Target(module, number, name) => self.name(module, number, name),
+                    other => self.kept.push_back(other),
+                }
+            }
+        }
+        self.targets.get(&(module, number)).cloned()
     }
 }
 
@@ -372,11 +440,17 @@ impl Out {
         if self.enough {
             return;
         }
-        let exe = self.exe(fixed.pid, mail);
+        let target = mail.target(source.index, fixed.target);
+        // In the file that it runs, a process can only be running that file.
+        let runs_target = target.as_ref().is_some_and(|t| t.program);
+        let (process, container) = self.whose(fixed.pid, fixed.time_ns, fixed.cgroup, runs_target, mail);
         let mut fields: Vec<Field<'_>> = Vec::with_capacity(16);
         let refused = schema.bind(&view, &mut fields);
         let comm_len = fixed.comm.iter().position(|b| *b == 0).unwrap_or(fixed.comm.len());
-        let target = source.targets.get(fixed.target as usize).map(|path| path.as_bytes());
+        let target = target.as_ref().map(|t| t.path.as_bytes());
+        let asked = process.as_ref().and_then(|p| p.exe.as_deref()).map(str::as_bytes);
+        // A library may be in any program: then its path says nothing of it.
+        let exe = if runs_target { target } else { asked };
         let event = Event {
             schema,
             time_ns: fixed.time_ns,
@@ -386,8 +460,8 @@ impl Out {
             uid: fixed.uid,
             cgroup: fixed.cgroup,
             comm: fixed.comm.get(..comm_len).unwrap_or_default(),
-            exe: exe.as_deref().map(str::as_bytes).or(target.filter(|_| source.targets_are_programs)),
-            container: None,
+            exe,
+            container: container.as_deref(),
             target,
             stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: fixed.stream_offset }),
             fields: &fields,
@@ -405,24 +479,46 @@ impl Out {
         self.enough = self.count.is_some_and(|count| self.written >= count);
     }
 
-    /// The executable of a process; asks the broker when it is a new one, and waits a moment for the answer.
-    fn exe(&mut self, pid: u32, mail: &mut Mail) -> Option<String> {
-        let now = Instant::now();
-        if let Some(known) = self.who.exe(pid, now) {
-            return known.map(str::to_owned);
-        }
+    /// The process behind an event, and the container: asks the broker about what is new, and waits a moment for the answer.
+    /// `runs_target`: the program is known already, and only the container may have to be asked for.
+    fn whose(
+        &mut self,
+        pid: u32,
+        time_ns: u64,
+        group: u64,
+        runs_target: bool,
+        mail: &mut Mail,
+    ) -> (Option<Rc<Process>>, Option<Rc<str>>) {
         if !self.live {
-            return None;
+            return (None, None);
         }
-        Control::say(&FromCollector::Resolve(pid));
-        while let Some((answered, exe)) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {
-            self.who.learn(answered, exe, now);
-            if let Some(known) = self.who.exe(pid, now) {
-                return known.map(str::to_owned);
+        let now = Instant::now();
+        let mut of_group = if group > ROOT_GROUP { self.who.container(group) } else { None };
+        if runs_target && let Some(container) = of_group {
+            return (None, container);
+        }
+        let mut process = self.who.process(pid, time_ns, now);
+        if process.is_none() {
+            Control::say(&FromCollector::Resolve(pid));
+            while let Some(answer) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {
+                let mine = answer.pid == pid;
+                self.who.learn(answer, now);
+                if mine {
+                    break;
+                }
             }
+            if self.who.process(pid, time_ns, now).is_none() {
+                self.who.learn(Process { pid, ..Process::default() }, now);
+            }
+            process = self.who.process(pid, time_ns, now);
+            of_group = if group > ROOT_GROUP { self.who.container(group) } else { None };
         }
-        self.who.learn(pid, None, now);
-        None
+        // The group is the event's own; without one of version 2, the process's word must do.
+        let container = match of_group {
+            Some(container) => container,
+            None => process.as_ref().and_then(|p| p.container.as_deref()).map(Rc::from),
+        };
+        (process, container)
     }
 }
 

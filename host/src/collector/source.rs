@@ -2,12 +2,21 @@
 
 use std::os::fd::OwnedFd;
 
-use ecapture_plugin_api::manifest::{Manifest, TargetKind};
+use ecapture_plugin_api::manifest::Manifest;
 
 use crate::event::{Schema, Summary};
 use crate::link::{Consumer, LinkError, Positions};
 use crate::protocol::CollectorModule;
 use crate::worker::BatchCounts;
+
+/// What the broker said of a worker that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The next one starts when it is known up to where everything has come.
+    Restarted,
+    /// It was the last one.
+    Over,
+}
 
 /// A module as the collector sees it.
 pub struct Source {
@@ -17,16 +26,16 @@ pub struct Source {
     pub intake: Intake,
     /// The link was refused; nothing more is taken from it.
     pub closed: bool,
+    /// To be answered when the link is empty.
+    pub ended: Option<Ended>,
 }
 
 /// What is known of a module's events, and what has been counted of them.
 pub struct Intake {
     /// Names and columns of its events.
     pub schema: Schema,
-    /// Target number -> path.
-    pub targets: Vec<String>,
-    /// A target is the program itself; false where it may be a library in any program.
-    pub targets_are_programs: bool,
+    /// Its place among the modules of the run.
+    pub index: usize,
     /// What has come, so that nothing is taken twice.
     pub positions: Positions,
     /// End of the last batch that came whole: where a new worker goes on counting.
@@ -52,14 +61,13 @@ impl Source {
     ///
     /// # Errors
     /// The manifest is not what the broker judged, or the link cannot be mapped.
-    pub fn new(module: CollectorModule, ring: OwnedFd, bell: OwnedFd) -> Result<Self, String> {
+    pub fn new(index: usize, module: CollectorModule, ring: OwnedFd, bell: OwnedFd) -> Result<Self, String> {
         let manifest = Manifest::parse(&module.manifest).map_err(|e| e.to_string())?;
         let schema = Schema::try_from(&manifest).map_err(|e| e.to_string())?;
         let consumer = Consumer::new(ring, bell, module.link_bytes).map_err(|e: LinkError| e.to_string())?;
         let intake = Intake {
             schema,
-            targets: module.targets,
-            targets_are_programs: manifest.targets.iter().all(|t| t.kind == TargetKind::Executable),
+            index,
             positions: Positions::default(),
             batch_end: 0,
             counts: BatchCounts::default(),
@@ -70,7 +78,7 @@ impl Source {
             columns_refused: 0,
             late: 0,
         };
-        Ok(Self { consumer, intake, closed: false })
+        Ok(Self { consumer, intake, closed: false, ended: None })
     }
 }
 

@@ -12,6 +12,8 @@ macro_rules! totals {
         pub struct ModuleTotals {
             /// The module.
             pub module: String,
+            /// The module was given up before the end.
+            pub disabled: bool,
             $($(#[$doc])* pub $name: u64,)+
         }
 
@@ -55,6 +57,8 @@ totals! {
     undecodable,
     /// Columns that did not fit the manifest and were dropped.
     columns_refused,
+    /// Messages left in the ring of a module that was disabled.
+    abandoned,
     /// Restarts of the worker.
     restarts,
     /// Events that arrived too late to be put in order.
@@ -67,7 +71,7 @@ impl ModuleTotals {
     /// Messages that are in none of the accounts: neither received nor known to be lost. 0 unless the host was stopped
     /// before the ring was drained, or has a bug.
     pub fn unaccounted(&self) -> u64 {
-        self.produced.saturating_sub(self.seen).saturating_sub(self.lost)
+        self.produced.saturating_sub(self.seen).saturating_sub(self.lost).saturating_sub(self.abandoned)
     }
 
     fn new(module: &str) -> Self {
@@ -105,9 +109,13 @@ pub fn summary_text(summary: &Summary) -> String {
 }
 
 fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
-    let nothing_lost = t.lost == 0 && t.partial == 0 && t.unaccounted() == 0 && t.sink_lost == 0;
+    let nothing_lost =
+        t.lost == 0 && t.partial == 0 && t.abandoned == 0 && t.unaccounted() == 0 && t.sink_lost == 0 && !t.disabled;
     write!(out, "{}: {} from {}", t.module, count(t.events, "event"), count(t.seen, "message"))?;
     writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
+    if t.disabled {
+        writeln!(out, "{}: disabled before the end", t.module)?;
+    }
     let mut say = |number: u64, thing: &str, rest: &str| match number {
         0 => Ok(()),
         _ => writeln!(out, "{}: {}{rest}", t.module, count(number, thing)),
@@ -122,6 +130,7 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
     say(t.orphans, "return", " of a call that began before the capture")?;
     say(t.undecodable, "message", " could not be decoded")?;
     say(t.columns_refused, "column", " dropped: not what the module's manifest declares")?;
+    say(t.abandoned, "message", " left in the ring when the module was disabled")?;
     say(t.restarts, "restart", " of the worker")?;
     say(t.late, "event", " written out of order: too late to be sorted")?;
     say(t.sink_lost, "event", " not written: an output was slow, full or closed")?;

@@ -21,6 +21,9 @@ pub struct Keep {
     /// Output files that are opened later (rotation) in a directory that belongs to another user: CAP_DAC_OVERRIDE.
     /// Close to root, so only where the run really rotates.
     pub dac_override: bool,
+    /// Uprobes through perf events on files that come later: CAP_SYS_ADMIN, on kernels that have no other way. The most that
+    /// there is, so only where the run follows what comes.
+    pub perf_uprobes: bool,
 }
 
 const CAPTURE: [(&str, CapabilitySet, CapabilitySet); 4] = [
@@ -50,6 +53,7 @@ fn wanted(keep: Keep) -> CapabilitySet {
     let mut set = CAPTURE.iter().fold(respawn, |set, c| set | c.1);
     set.set(CapabilitySet::NET_ADMIN, keep.net_admin);
     set.set(CapabilitySet::DAC_OVERRIDE, keep.dac_override);
+    set.set(CapabilitySet::SYS_ADMIN, keep.perf_uprobes);
     set
 }
 

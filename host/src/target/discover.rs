@@ -15,17 +15,82 @@ pub const MAX_TARGETS: usize = 64;
 /// Largest target file, bytes. Chromium with symbols is about 1 GiB.
 const MAX_FILE: u64 = 2 << 30;
 
+/// `statfs` of an overlay file system.
+const OVERLAY_MAGIC: i64 = 0x794c_7630;
+
 /// One target file, opened.
 #[derive(Debug)]
 pub struct Found {
     /// The file itself; what is probed, whatever happens to its path.
     pub file: File,
-    /// Path for people.
+    /// Path for people; of a process in another root, as that process sees it.
     pub path: PathBuf,
-    /// Device and inode: two paths to one file are one target.
-    pub identity: (u64, u64),
+    /// Two paths to one file are one target.
+    pub identity: FileId,
     /// How it was found, for people.
     pub how: String,
+    /// It is what processes run, not a library that they map.
+    pub program: bool,
+    /// It was found through a process with mounts of its own, such as a container's.
+    pub foreign: bool,
+}
+
+/// What tells one file from another, and a file from what it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    overlay: bool,
+}
+
+impl FileId {
+    /// Of an open file.
+    ///
+    /// # Errors
+    /// Of `fstat`.
+    pub fn of(file: &File) -> std::io::Result<Self> {
+        let meta = file.metadata()?;
+        let overlay = rustix::fs::fstatfs(file).is_ok_and(|fs| i64::from(fs.f_type) == OVERLAY_MAGIC);
+        Ok(Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            overlay,
+        })
+    }
+
+    /// The same file, while one of the two is held open.
+    ///
+    /// Two containers of one image show one file under two devices, each its own overlay, and the kernel puts the probes of
+    /// both into the one below: probed twice, it would say everything twice. Such twins have all but the device in common, the
+    /// time of the last change in nanoseconds included.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
+            || (self.overlay || other.overlay)
+                && (self.ino, self.size, self.modified, self.changed)
+                    == (other.ino, other.size, other.modified, other.changed)
+    }
+
+    /// Still with the bytes that it had. (Its number of links may be another one: that changes no byte.)
+    #[must_use]
+    pub fn has_bytes_of(&self, other: &Self) -> bool {
+        (self.size, self.modified) == (other.size, other.modified)
+    }
+}
+
+/// What is done about something that is not there yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Later {
+    /// Programs and libraries may come later.
+    pub files: bool,
+    /// Processes that were asked for may start others.
+    pub children: bool,
 }
 
 /// Why a target cannot be used.
@@ -77,102 +142,131 @@ pub enum TargetError {
 }
 
 /// Finds the files that a module's targets mean. `explicit` are paths from the command line, `pids` the processes asked
-/// for (empty: all). Never empty when it is `Ok`.
+/// for (empty: all). Empty only if something may come `later`.
 ///
 /// # Errors
 /// The first thing asked for by the user that cannot be had; or that there is nothing.
-pub fn discover(targets: &[Target], explicit: &[PathBuf], pids: &[u32]) -> Result<Vec<Found>, TargetError> {
+pub fn discover(
+    targets: &[Target],
+    explicit: &[PathBuf],
+    pids: &[u32],
+    later: Later,
+) -> Result<Vec<Found>, TargetError> {
     let mut found = Vec::new();
-    for path in explicit {
-        let file = open(path).map_err(|source| TargetError::Open { path: path.clone(), source })?;
-        let Some(one) = keep(file, path.clone(), "given") else {
-            return Err(TargetError::NotRegular { path: path.clone() });
-        };
-        add(&mut found, one);
-    }
     if !explicit.is_empty() {
+        for path in explicit {
+            add(&mut found, explicit_file(targets, path)?);
+        }
         return Ok(found);
     }
     for &pid in pids {
-        of_named_process(targets, pid, &mut found)?;
+        let here = of_named_process(targets, pid, later)?;
+        here.into_iter().for_each(|one| add(&mut found, one));
     }
     if !pids.is_empty() {
         return Ok(found);
     }
     for pid in process::all() {
-        of_process(targets, pid, &mut found);
+        of_process(targets, pid).into_iter().for_each(|one| add(&mut found, one));
     }
-    let places: BTreeSet<&str> = targets.iter().flat_map(|t| t.paths.iter().map(String::as_str)).collect();
-    for place in &places {
-        let path = Path::new(place);
-        if let Ok(file) = open(path)
-            && let Some(one) = keep(file, path.into(), "usual place")
-        {
-            add(&mut found, one);
-        }
-    }
-    if found.is_empty() {
-        let places = places.into_iter().collect::<Vec<_>>().join(", ");
+    in_usual_places(targets).into_iter().for_each(|one| add(&mut found, one));
+    if found.is_empty() && !later.files {
+        let places = usual_places(targets).into_iter().collect::<Vec<_>>().join(", ");
         return Err(TargetError::Nothing { wanted: wanted(targets), places });
     }
     Ok(found)
 }
 
-/// A process that the user named: what does not fit is an error, not a miss.
-fn of_named_process(targets: &[Target], pid: u32, found: &mut Vec<Found>) -> Result<(), TargetError> {
+/// A file that the user named.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub fn explicit_file(targets: &[Target], path: &Path) -> Result<Found, TargetError> {
+    let file = open(path).map_err(|source| TargetError::Open { path: path.into(), source })?;
+    let program = targets.iter().all(|t| t.kind == TargetKind::Executable);
+    keep(file, path.into(), "given", program, false).ok_or_else(|| TargetError::NotRegular { path: path.into() })
+}
+
+fn usual_places(targets: &[Target]) -> BTreeSet<&str> {
+    targets.iter().flat_map(|t| t.paths.iter().map(String::as_str)).collect()
+}
+
+/// What is in the usual places now.
+#[must_use]
+pub fn in_usual_places(targets: &[Target]) -> Vec<Found> {
+    let mut found = Vec::new();
+    for target in targets {
+        let program = target.kind == TargetKind::Executable;
+        for place in &target.paths {
+            let file = open(Path::new(place)).ok();
+            found.extend(file.and_then(|file| keep(file, place.into(), "usual place", program, false)));
+        }
+    }
+    found
+}
+
+/// Whether the process, or a child of it, runs or maps any of the targets.
+#[must_use]
+pub fn fits(targets: &[Target], pid: u32) -> bool {
+    process::with_children(&[pid]).into_iter().any(|pid| !of_process(targets, pid).is_empty())
+}
+
+/// A process that the user named: what does not fit is an error, not a miss, unless it may still come.
+fn of_named_process(targets: &[Target], pid: u32, later: Later) -> Result<Vec<Found>, TargetError> {
     if !process::exists(pid) {
         return Err(TargetError::NoProcess(pid));
     }
     let exe = process::exe_path(pid).map_err(|source| TargetError::Process { pid, source })?;
     // Children count as well (a shell that starts the server), and they may be there already.
-    let mut any = false;
-    for pid in process::with_children(&[pid]) {
-        any |= of_process(targets, pid, found);
+    let found: Vec<Found> =
+        process::with_children(&[pid]).into_iter().flat_map(|pid| of_process(targets, pid)).collect();
+    if found.is_empty() && !(later.files && later.children) {
+        return Err(TargetError::NotUsed { pid, exe: exe.display().to_string(), wanted: wanted(targets) });
     }
-    if any {
-        return Ok(());
-    }
-    Err(TargetError::NotUsed { pid, exe: exe.display().to_string(), wanted: wanted(targets) })
+    Ok(found)
 }
 
-/// Adds what this process runs or maps of the targets; true if there was anything.
-fn of_process(targets: &[Target], pid: u32, found: &mut Vec<Found>) -> bool {
-    let Ok(exe) = process::exe_path(pid) else { return false };
-    let how = format!("process {pid}");
-    let mut any = false;
+/// What this process runs or maps of the targets.
+#[must_use]
+pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
+    let mut found = Vec::new();
+    let Ok(exe) = process::exe_path(pid) else { return found };
     for target in targets {
         match target.kind {
             TargetKind::Executable => {
                 if names(&target.names, &exe)
                     && let Ok(file) = process::open_exe(pid)
-                    && let Some(one) = keep(file, exe.clone(), &how)
                 {
-                    add(found, one);
-                    any = true;
+                    let how = format!("process {pid}");
+                    found.extend(keep(file, exe.clone(), &how, true, process::has_own_mounts(pid)));
                 }
             }
             TargetKind::Library => {
                 for path in process::mapped_files(pid).into_iter().filter(|p| names(&target.sonames, p)) {
                     // As the process sees it: its own root, which may be a container's.
                     let through = PathBuf::from(format!("/proc/{pid}/root{}", path.display()));
-                    if let Ok(file) = open(&through)
-                        && let Some(one) = keep(file, path, &how)
-                    {
-                        add(found, one);
-                        any = true;
+                    if let Ok(file) = open(&through) {
+                        let how = format!("process {pid}");
+                        found.extend(keep(file, path, &how, false, process::has_own_mounts(pid)));
                     }
                 }
             }
         }
     }
-    any
+    found
 }
 
 fn names(wanted: &[String], path: &Path) -> bool {
-    path.file_name().and_then(|n| n.to_str()).is_some_and(|name| wanted.iter().any(|w| w == name))
+    let fits = |name: &str, wanted: &String| match wanted.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == wanted,
+    };
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|name| wanted.iter().any(|w| fits(name, w)))
 }
 
-fn wanted(targets: &[Target]) -> String {
+/// Names of the targets, for people.
+#[must_use]
+pub fn wanted(targets: &[Target]) -> String {
     let names: BTreeSet<&str> =
         targets.iter().flat_map(|t| t.names.iter().chain(&t.sonames)).map(String::as_str).collect();
     names.into_iter().collect::<Vec<_>>().join(", ")
@@ -183,16 +277,16 @@ fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-fn keep(file: File, path: PathBuf, how: &str) -> Option<Found> {
+fn keep(file: File, path: PathBuf, how: &str, program: bool, foreign: bool) -> Option<Found> {
     let meta: fs::Metadata = file.metadata().ok()?;
     if !meta.is_file() || meta.len() > MAX_FILE {
         return None;
     }
-    Some(Found { identity: (meta.dev(), meta.ino()), file, path, how: how.into() })
+    Some(Found { identity: FileId::of(&file).ok()?, file, path, how: how.into(), program, foreign })
 }
 
 fn add(found: &mut Vec<Found>, one: Found) {
-    if found.len() < MAX_TARGETS && found.iter().all(|f| f.identity != one.identity) {
+    if found.len() < MAX_TARGETS && found.iter().all(|f| !f.identity.is(&one.identity)) {
         found.push(one);
     }
 }
@@ -213,16 +307,16 @@ mod tests {
 
     #[test]
     fn an_explicit_path_wins_over_everything() {
-        let found = discover(&executables(&["nothing"], &[]), &["/bin/true".into()], &[]).unwrap();
+        let found = discover(&executables(&["nothing"], &[]), &["/bin/true".into()], &[], Later::default()).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].how, "given");
     }
 
     #[test]
     fn says_what_is_wrong_with_an_explicit_path() {
-        let missing = discover(&[], &["/nowhere/at/all".into()], &[]).unwrap_err();
+        let missing = discover(&[], &["/nowhere/at/all".into()], &[], Later::default()).unwrap_err();
         assert!(matches!(missing, TargetError::Open { .. }), "{missing}");
-        let directory = discover(&[], &["/".into()], &[]).unwrap_err();
+        let directory = discover(&[], &["/".into()], &[], Later::default()).unwrap_err();
         assert!(matches!(directory, TargetError::NotRegular { .. }), "{directory}");
     }
 
@@ -232,27 +326,57 @@ mod tests {
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "x").unwrap();
         fs::hard_link(&a, &b).unwrap();
-        assert_eq!(discover(&[], &[a, b], &[]).unwrap().len(), 1);
+        assert_eq!(discover(&[], &[a, b], &[], Later::default()).unwrap().len(), 1);
     }
 
     #[test]
     fn finds_the_executable_of_a_running_process() {
         let me = std::env::current_exe().unwrap();
         let name = me.file_name().unwrap().to_str().unwrap();
-        let found = discover(&executables(&[name], &[]), &[], &[std::process::id()]).unwrap();
+        let found = discover(&executables(&[name], &[]), &[], &[std::process::id()], Later::default()).unwrap();
         assert_eq!(found[0].path, me);
     }
 
     #[test]
     fn a_process_that_does_not_fit_is_an_error_that_names_it() {
-        let error = discover(&executables(&["mariadbd"], &[]), &[], &[std::process::id()]).unwrap_err();
+        let error =
+            discover(&executables(&["mariadbd"], &[]), &[], &[std::process::id()], Later::default()).unwrap_err();
         assert!(error.to_string().contains("mariadbd"), "{error}");
-        assert!(matches!(discover(&[], &[], &[u32::MAX]).unwrap_err(), TargetError::NoProcess(_)));
+        assert!(matches!(discover(&[], &[], &[u32::MAX], Later::default()).unwrap_err(), TargetError::NoProcess(_)));
     }
 
     #[test]
-    fn nothing_found_says_what_was_looked_for_and_where() {
-        let text = discover(&executables(&["no-such-program"], &["/no/such/path"]), &[], &[]).unwrap_err().to_string();
+    fn nothing_found_says_what_was_looked_for_and_where_unless_it_may_come() {
+        let nothing = executables(&["no-such-program"], &["/no/such/path"]);
+        let text = discover(&nothing, &[], &[], Later::default()).unwrap_err().to_string();
         assert!(text.contains("no-such-program") && text.contains("/no/such/path"), "{text}");
+        let (files, all) = (Later { files: true, children: false }, Later { files: true, children: true });
+        assert!(discover(&nothing, &[], &[], files).unwrap().is_empty());
+        let me = [std::process::id()];
+        assert!(matches!(discover(&nothing, &[], &me, files), Err(TargetError::NotUsed { .. })));
+        assert!(discover(&nothing, &[], &me, all).unwrap().is_empty());
+        // A file that was named is there or is not.
+        assert!(discover(&nothing, &["/no/such/path".into()], &[], all).is_err());
+    }
+
+    #[test]
+    fn a_last_asterisk_stands_for_anything() {
+        let wanted = ["libssl.so.*".to_owned(), "libcrypto.so.3".to_owned()];
+        assert!(names(&wanted, Path::new("/usr/lib/libssl.so.1.1")));
+        assert!(names(&wanted, Path::new("/usr/lib/libcrypto.so.3")));
+        assert!(!names(&wanted, Path::new("/usr/lib/libcrypto.so.31")));
+        assert!(!names(&wanted, Path::new("/usr/lib/libssl3.so")));
+    }
+
+    #[test]
+    fn one_file_in_two_overlays_is_one_and_a_copy_is_another() {
+        let one = FileId { dev: 1, ino: 7, size: 9, modified: (5, 1), changed: (6, 2), overlay: true };
+        assert!(one.is(&FileId { dev: 2, ..one }));
+        assert!(!one.is(&FileId { dev: 2, changed: (6, 3), ..one }));
+        assert!(!one.is(&FileId { ino: 8, ..one }));
+        let plain = FileId { overlay: false, ..one };
+        assert!(!plain.is(&FileId { dev: 2, ..plain }), "a snapshot of a file system has all but the device in common");
+        assert!(plain.is(&FileId { size: 10, ..plain }) && !plain.has_bytes_of(&FileId { size: 10, ..plain }));
+        assert!(plain.has_bytes_of(&FileId { changed: (9, 9), ..plain }), "a rename changes no byte");
     }
 }

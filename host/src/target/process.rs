@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// All process ids of this pid namespace, ascending.
 #[must_use]
 pub fn all() -> Vec<u32> {
@@ -38,6 +40,37 @@ pub fn exe_path(pid: u32) -> io::Result<PathBuf> {
 /// As of [`exe_path`].
 pub fn open_exe(pid: u32) -> io::Result<File> {
     File::open(format!("/proc/{pid}/exe"))
+}
+
+/// Whether the process has mounts of its own, as one in a container has.
+#[must_use]
+pub fn has_own_mounts(pid: u32) -> bool {
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    mounts(&pid.to_string()).is_some_and(|theirs| Some(theirs) != mounts("self"))
+}
+
+/// Now, by the clock that the kernel's records carry.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    now_ns(ClockId::Monotonic)
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// When the process began, in nanoseconds of the monotonic clock, a little early: the kernel tells it in hundredths of a
+/// second.
+#[must_use]
+pub fn started_ns(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let since_boot = ticks.checked_mul(1_000_000_000 / per_second)?;
+    // The two clocks differ by the time that the machine slept.
+    let asleep = now_ns(ClockId::Boottime).saturating_sub(monotonic_ns());
+    Some(since_boot.saturating_sub(asleep))
 }
 
 /// Files that the process maps executable, as (path in the process's own root, path through `/proc/PID/root`).
@@ -98,6 +131,15 @@ mod tests {
         assert_eq!(exe_path(me).unwrap(), std::env::current_exe().unwrap());
         let mine = parent(me).unwrap();
         assert!(with_children(&[mine]).contains(&me));
+    }
+
+    #[test]
+    fn knows_when_a_process_began_and_that_this_one_shares_its_mounts() {
+        let me = std::process::id();
+        let now = monotonic_ns();
+        let began = started_ns(me).unwrap();
+        assert!(began <= now && now - began < 3600 * 1_000_000_000, "{began} {now}");
+        assert!(!has_own_mounts(me) && started_ns(u32::MAX).is_none());
     }
 
     #[test]

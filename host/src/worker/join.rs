@@ -115,6 +115,12 @@ impl Joiner {
         self.open.values().map(|m| m.start).min()
     }
 
+    /// Time of the oldest unfinished message: nothing that is older will come of what was begun.
+    #[must_use]
+    pub fn oldest_time(&self) -> Option<u64> {
+        self.open.values().map(|m| m.header.time_ns).min()
+    }
+
     fn close(&mut self, key: (u16, u32), end: u64, out: &mut Vec<Message<'_>>) {
         if let Some(mut message) = self.open.remove(&key) {
             message.close(end);

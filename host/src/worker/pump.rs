@@ -41,6 +41,9 @@ const QUIET: Duration = Duration::from_millis(30);
 /// Longest sleep: the module's own clock and the control channel are served at least so often.
 const SLEEP: Duration = Duration::from_millis(100);
 
+/// A program takes the time before it reserves room for its record, and may be held up in between.
+const RESERVING_NS: u64 = 5_000_000;
+
 type Failed = (String, String);
 
 /// Runs until the broker says `Finish` and all is drained, or until the broker is gone.
@@ -73,6 +76,7 @@ pub fn run(module: &Module, host: HostApiV1_Ref, config: &str, job: &RunJob, fds
         source: ring,
         position,
         seen: 0,
+        newest: 0,
     };
     pump.publisher.hello(position);
     Control::say(&FromWorker::Ready);
@@ -112,6 +116,7 @@ pub fn replay(
         source: Recorded::new(reader, job.module, header.monotonic_ns),
         position: 0,
         seen: 0,
+        newest: 0,
     };
     pump.publisher.hello(0);
     Control::say(&FromWorker::Ready);
@@ -154,6 +159,8 @@ struct Pump<'a, S> {
     position: u64,
     /// Messages, and records that are none.
     seen: u64,
+    /// Time of the newest record.
+    newest: u64,
 }
 
 impl Pump<'_, Ring> {
@@ -215,6 +222,7 @@ impl<S: Source> Pump<'_, S> {
             let taken = match parsed {
                 _ if self.poisoned.contains(&start) => None,
                 Some((header, data)) => {
+                    self.newest = self.newest.max(header.time_ns);
                     let max = self.max_message.get(usize::from(header.stream)).copied();
                     max.and_then(|max| self.joiner.take(header, data, (start, end), max, &mut messages).ok())
                 }
@@ -247,10 +255,17 @@ impl<S: Source> Pump<'_, S> {
             self.publisher.begin_tick(self.position, now);
             self.decoder.tick(now, &mut self.publisher)?;
         }
-        self.publisher.end_of_batch(end, if empty { now } else { 0 });
+        self.publisher.end_of_batch(end, self.watermark(empty.then_some(now)));
         let done = self.joiner.oldest_start().map_or(self.position, |start| start.min(self.position));
         self.source.commit(done).map_err(|e| failed("ring", &e))?;
         Ok(drained)
+    }
+
+    /// The time up to which everything has been seen; what other modules have from before can be written. `emptied`: when
+    /// the ring was looked at that was found empty. One that is never empty shows its time by its newest record.
+    fn watermark(&self, emptied: Option<u64>) -> u64 {
+        let seen = emptied.unwrap_or(self.newest).saturating_sub(RESERVING_NS);
+        self.joiner.oldest_time().map_or(seen, |open| seen.min(open))
     }
 
     /// Nothing will come any more: what the decoder still holds goes out.

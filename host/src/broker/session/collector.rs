@@ -4,17 +4,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ecapture_plugin_api::manifest::Stream;
 
-use crate::broker::attach::Attached;
+use super::capture::{Capture, LINK_BYTES};
 use crate::broker::attend::Attended;
 use crate::broker::outputs::Output;
-use crate::broker::prepare::Prepared;
+use crate::broker::prepare::Target;
 use crate::broker::{localtime, watch};
 use crate::cli::RunOptions;
 use crate::failure::Failure;
-use crate::link::Link;
-use crate::module::{Loaded, Trust};
-use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts};
-use crate::sandbox::Role;
+use crate::module::Trust;
+use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts, TargetName};
+use crate::sandbox::{Identity, Role};
 use crate::sink::{Format, OutputOptions};
 
 /// Longest message of a stream: what is joined, or one record. The fixed part that a module puts before the bytes is not
@@ -25,40 +24,48 @@ pub fn max_message(stream: &Stream) -> u64 {
     if stream.join { stream.join_max + FIXED } else { RECORD }
 }
 
-/// Starts the collector with the outputs and what it must know of the module.
+/// A target as events name it.
+pub fn name_of(target: &Target) -> TargetName {
+    TargetName { path: target.found.path.display().to_string(), program: target.found.program }
+}
+
+/// Starts the collector with the outputs and what it must know of the modules.
+///
+/// # Errors
+/// `E-CHILD`.
 pub fn start_collector(
-    module: &Loaded,
+    captures: &[Capture],
     options: &RunOptions,
-    prepared: &Prepared,
-    attached: &Attached,
-    link: &Link,
+    kernel_release: &str,
     outputs: &[Output],
 ) -> Result<Attended, Failure> {
-    let info = &module.manifest.module;
-    let source = CollectorModule {
-        name: info.name.clone(),
-        version: info.version.to_string(),
-        tainted: module.trust == Trust::Tainted,
-        manifest: module.manifest_text.clone(),
-        link_bytes: super::LINK_BYTES,
-        targets: prepared.targets.iter().map(|t| t.found.path.display().to_string()).collect(),
-        build_id: module.image.build_id(),
-        config: options.config.clone(),
+    let source = |capture: &Capture| {
+        let module = &capture.asked.module;
+        CollectorModule {
+            name: capture.name().into(),
+            version: module.manifest.module.version.to_string(),
+            tainted: module.trust == Trust::Tainted,
+            manifest: module.manifest_text.clone(),
+            link_bytes: LINK_BYTES,
+            targets: capture.targets.iter().map(|t| (t.number, name_of(t))).collect(),
+            build_id: module.image.build_id(),
+            config: capture.asked.options.config.clone(),
+        }
     };
     let start = CollectorStart {
-        identity: prepared.identity,
-        modules: vec![source],
+        identity: Identity::choose(),
+        modules: captures.iter().map(source).collect(),
         outputs: collector_outputs(outputs, options.format, options.multiline),
         session: SessionFacts {
             host: watch::host_name(),
-            kernel: attached.kernel_release.clone(),
+            kernel: kernel_release.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
         count: options.count,
         replay: None,
     };
-    let fds: Vec<BorrowedFd<'_>> =
-        [link.ring.as_fd(), link.bell.as_fd()].into_iter().chain(outputs.iter().map(|o| o.fd.as_fd())).collect();
+    let links = captures.iter().flat_map(|c| [c.link.ring.as_fd(), c.link.bell.as_fd()]);
+    let fds: Vec<BorrowedFd<'_>> = links.chain(outputs.iter().map(|o| o.fd.as_fd())).collect();
     Attended::start(Role::Collector, "collector".into(), &start, &fds)
 }
 
