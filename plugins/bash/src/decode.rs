@@ -94,7 +94,7 @@ impl Machine {
         let now = input.time_ns;
         match record::parse(input.data)? {
             Message::Start { id, flags, sp, caller, text } => {
-                self.leave(id.process, caller, now, out);
+                self.leave(id.process, caller, out);
                 self.start(id, flags, sp, text, out);
             }
             Message::End { id, status } => self.end(id, status, now, out),
@@ -102,7 +102,7 @@ impl Machine {
                 self.commands.change(id, |open| open.forked = true);
             }
             Message::Hint { id, status } => {
-                self.commands.change(id, |open| open.hint = Some(status));
+                self.commands.change(id, |open| open.hint = Some((status, now)));
             }
             Message::Args { id, args } => self.args(id, args, input.process, out),
             Message::Exit { owner, status } => self.exit(input.process, owner, status, now, out),
@@ -119,7 +119,7 @@ impl Machine {
     }
 
     fn start<'a>(&mut self, id: Id, flags: u32, sp: u64, text: Bytes<'_>, out: &mut impl FnMut(Event<'a>)) {
-        let open = Open { text: Some(owned(text)), flags, sp, losses: self.losses, ..Open::default() };
+        let open = Open { text: Some(source(text)), flags, sp, losses: self.losses, ..Open::default() };
         if flags & flag::UNFOLLOWED != 0 {
             return out(Event::Command(Finished { id, open, outcome: Outcome::Unknown, duration_ns: None }));
         }
@@ -130,7 +130,7 @@ impl Machine {
         let open = self.commands.take(id).unwrap_or_default();
         if open.text.is_some() {
             // What ran inside it, and left.
-            self.leave(id.process, open.sp.saturating_sub(1), now, out);
+            self.leave(id.process, open.sp.saturating_sub(1), out);
         }
         out(over(id, open, Outcome::Status(status), now));
     }
@@ -147,8 +147,11 @@ impl Machine {
         let inside: Vec<Id> = self.commands.of_process(process).filter(|(_, o)| !o.forked).map(|(id, _)| id).collect();
         for id in inside {
             let Some(open) = self.commands.take(id) else { continue };
-            let outcome = if open.replaced { Outcome::Status(status) } else { self.left(&open) };
-            out(over(id, open, outcome, now));
+            if open.replaced {
+                out(over(id, open, Outcome::Status(status), now));
+            } else {
+                out(self.left(id, open));
+            }
         }
         if let Some(id) = owner {
             let open = self.commands.take(id).unwrap_or_default();
@@ -157,7 +160,7 @@ impl Machine {
     }
 
     /// Commands inside this shell process whose frames are at or below `sp` are over.
-    fn leave<'a>(&mut self, process: u32, sp: u64, now: u64, out: &mut impl FnMut(Event<'a>)) {
+    fn leave<'a>(&mut self, process: u32, sp: u64, out: &mut impl FnMut(Event<'a>)) {
         let gone = |open: &Open| !open.forked && !open.replaced && open.sp <= sp;
         // Inner ones have lower frames: the first that is still there ends the search. Those with processes of their own,
         // which may be many, are passed by.
@@ -166,17 +169,16 @@ impl Machine {
         let ids: Vec<Id> = latest.filter(|(_, open)| !waiting(open)).map(|(id, _)| id).collect();
         for id in ids {
             let Some(open) = self.commands.take(id) else { continue };
-            let outcome = self.left(&open);
-            out(over(id, open, outcome, now));
+            out(self.left(id, open));
         }
     }
 
-    /// How a command ended of whose end nothing was heard.
-    fn left(&self, open: &Open) -> Outcome {
+    /// A command of whose end nothing was heard. When it left is known if the shell's status at that moment is.
+    fn left<'a>(&self, id: Id, open: Open) -> Event<'a> {
         match open.hint {
-            Some(status) => Outcome::Status(status),
-            None if open.losses == self.losses => Outcome::Aborted,
-            None => Outcome::Unknown,
+            Some((status, then)) => over(id, open, Outcome::Status(status), then),
+            None if open.losses == self.losses => over(id, open, Outcome::Aborted, 0),
+            None => over(id, open, Outcome::Unknown, 0),
         }
     }
 
@@ -185,6 +187,24 @@ impl Machine {
             out(Event::Command(Finished { id, open, outcome: Outcome::Unknown, duration_ns: None }));
         }
     }
+}
+
+/// The text as it was written, from the way bash prints it: inside bash, \x01 stands before each byte of a word that is
+/// \x01 or \x7f, and until 5.1 a space before redirections without a word. (A here-document's \x01 is not marked so: two of
+/// them side by side are shown as one.)
+fn source(text: Bytes<'_>) -> Text {
+    const MARK: u8 = 1;
+    let printed = text.bytes.strip_prefix(b" ").unwrap_or(text.bytes);
+    if !printed.contains(&MARK) {
+        return Text { bytes: printed.to_vec(), missing: text.missing };
+    }
+    let mut bytes = Vec::with_capacity(printed.len());
+    let mut rest = printed.iter().copied().peekable();
+    while let Some(byte) = rest.next() {
+        let marked = rest.next_if(|next| byte == MARK && matches!(next, 1 | 0x7f));
+        bytes.push(marked.unwrap_or(byte));
+    }
+    Text { bytes, missing: text.missing }
 }
 
 fn owned(text: Bytes<'_>) -> Text {

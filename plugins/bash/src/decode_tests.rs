@@ -156,6 +156,22 @@ fn what_was_lost_is_not_made_up() {
 }
 
 #[test]
+fn texts_are_as_they_were_written() {
+    for (printed, written) in [
+        ("echo \x01\x01\x01\x7f\x01x", "echo \x01\x7f\x01x"),
+        ("echo \x01", "echo \x01"),
+        ("echo \x7f\x02", "echo \x7f\x02"),
+        (" > out", "> out"),
+        ("", ""),
+    ] {
+        let mut run = Run::new();
+        let id = run.start(1, 1000, printed);
+        run.say(1, kind::END, id, 0, 0, "");
+        assert_eq!(run.said(), [ended(written, 1, 0)]);
+    }
+}
+
+#[test]
 fn nonsense_changes_nothing() {
     let mut run = Run::new();
     run.start(1, 1000, "true");

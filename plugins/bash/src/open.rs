@@ -46,8 +46,8 @@ pub struct Open {
     pub forked: bool,
     /// The shell process itself became its program.
     pub replaced: bool,
-    /// The shell's status when it left without an end.
-    pub hint: Option<u32>,
+    /// The shell's status when it left without an end, and when that was.
+    pub hint: Option<(u32, u64)>,
     /// Losses that were known when it began.
     pub losses: u64,
 }

@@ -3,6 +3,7 @@
 //! Their names and order are those of `module.toml`; a test compares. Not here: what the values mean (`decode`).
 
 use crate::decode::{Event, Finished, Outcome};
+use crate::open::Text;
 use crate::record::{Bytes, flag};
 use ecapture_plugin_api::sdk::Out;
 
@@ -38,6 +39,9 @@ pub mod line {
     pub const READER: u16 = 1;
 }
 
+/// Most bytes of one event's texts: the host takes no event of 2 MiB or more.
+pub const MOST: usize = (2 << 20) - (64 << 10);
+
 /// Sends one event.
 pub fn emit(event: &Event<'_>, out: &mut Out<'_>) {
     match event {
@@ -48,7 +52,8 @@ pub fn emit(event: &Event<'_>, out: &mut Out<'_>) {
 
 fn emit_command(finished: &Finished, out: &mut Out<'_>) {
     let open = &finished.open;
-    let missing = |text: &Option<crate::open::Text>| text.as_ref().map_or(0, |text| text.missing);
+    let (text, no_text) = cut(open.text.as_ref(), MOST);
+    let (args, no_args) = cut(open.args.as_ref(), MOST.saturating_sub(text.map_or(0, <[u8]>::len)));
     let status = match finished.outcome {
         Outcome::Status(status) => Some(u64::from(status)),
         Outcome::Aborted | Outcome::Running | Outcome::Unknown => None,
@@ -56,9 +61,9 @@ fn emit_command(finished: &Finished, out: &mut Out<'_>) {
     // Text, arguments and status come with different records, so what is missing is said here and not taken from this one.
     let mut event = out
         .event(command::EVENT)
-        .missing(missing(&open.text).saturating_add(missing(&open.args)))
-        .text_if(command::TEXT, open.text.as_ref().map(|text| &text.bytes))
-        .text_if(command::ARGS, open.args.as_ref().map(|args| args_shown(&args.bytes)))
+        .missing(no_text.saturating_add(no_args))
+        .text_if(command::TEXT, text)
+        .text_if(command::ARGS, args.map(args_shown))
         .u64_if(command::EXIT_CODE, status)
         .text(command::OUTCOME, outcome_name(finished.outcome))
         .u64_if(command::DURATION_NS, finished.duration_ns)
@@ -77,8 +82,18 @@ fn emit_command(finished: &Finished, out: &mut Out<'_>) {
 
 fn emit_line(flags: u32, text: Bytes<'_>, out: &mut Out<'_>) {
     let reader = if flags & flag::READ != 0 { "builtin" } else { "prompt" };
-    let event = out.event(line::EVENT).missing(text.missing).text(line::TEXT, text.bytes);
+    let text = Text { bytes: text.bytes.to_vec(), missing: text.missing };
+    let (text, missing) = cut(Some(&text), MOST);
+    let event = out.event(line::EVENT).missing(missing).text_if(line::TEXT, text);
     let _more = event.text(line::READER, reader).emit();
+}
+
+/// As much of a text as there is room for, and how many bytes it lacks.
+fn cut(text: Option<&Text>, room: usize) -> (Option<&[u8]>, u64) {
+    let Some(text) = text else { return (None, 0) };
+    let shown = text.bytes.get(..room).unwrap_or(&text.bytes);
+    let cut = u64::try_from(text.bytes.len().saturating_sub(shown.len())).unwrap_or(u64::MAX);
+    (Some(shown), text.missing.saturating_add(cut))
 }
 
 /// The kernel puts a NUL behind each argument; here they stand between them.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decode::Finished;
-use crate::open::{Open, Text};
+use crate::open::Open;
 use crate::record::Id;
 use ecapture_plugin_api::manifest::Manifest;
 use ecapture_plugin_api::sdk::testing::{Collected, Column, Event as Sent};
@@ -88,4 +88,21 @@ fn lines() {
     assert_eq!(shown(0).text(line::TEXT).as_deref(), Some("ls"));
     assert_eq!(shown(0).text(line::READER).as_deref(), Some("prompt"));
     assert_eq!(shown(flag::READ).text(line::READER).as_deref(), Some("builtin"));
+}
+
+#[test]
+fn an_event_is_never_larger_than_the_host_takes() {
+    let id = Id { process: 7, start_ns: 1 };
+    for (text_len, args_len) in [(MOST - 10, 20), (MOST, 1), (MOST + 5, 0), (3, MOST)] {
+        let open =
+            Open { text: text(&vec![b'x'; text_len], 1), args: text(&vec![b'y'; args_len], 2), ..Open::default() };
+        let event = sent(&Event::Command(Finished { id, open, outcome: Outcome::Status(0), duration_ns: None }));
+        let shown = |column| event.text(column).map_or(0, |text| text.len());
+        assert_eq!(shown(command::TEXT), text_len.min(MOST));
+        assert_eq!(shown(command::TEXT) + shown(command::ARGS), MOST);
+        assert_eq!(event.missing, (text_len + args_len - MOST) as u64 + 3);
+    }
+    let line = vec![b'x'; MOST + 7];
+    let event = sent(&Event::Line { flags: 0, text: Bytes { bytes: &line, missing: 1 } });
+    assert_eq!((event.text(line::TEXT).map(|text| text.len()), event.missing), (Some(MOST), 8));
 }
