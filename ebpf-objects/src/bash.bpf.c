@@ -11,7 +11,7 @@
  *   set_pipestatus_array      S hands it the status of a command that ran inside the shell, before `!`, set -e and $? see it
  * Only entries are probed: the kernel follows at most 64 nested returns of a thread, and shell functions nest deeper. Whose
  * call an entry belongs to is told by the stack pointer: S calls all of these from one frame, so with the same one; all
- * that runs inside a command (functions, traps, eval) has a lower one, and a frame at or above it is gone.
+ * that runs inside a command (functions, traps, eval) has a lower one, and a command whose frame is below is gone.
  *
  * A command with a process of its own has that process's exit status, as the kernel knows it; nothing of the shell's
  * waiting is looked at. So it is exact in pipelines, in the background, under pipefail and for jobs that are stopped.
@@ -54,8 +54,10 @@ struct task_struct___bash {
 
 /* Simple commands inside one another that are followed: 3.5 KiB a thread. */
 #define FRAMES 112
-/* S's frame to a function that it calls through another one, which bash's thin wrappers are. */
-#define WRAPPER 96
+/* A probe may sit behind the instruction that makes room on the stack, and S may call through a wrapper: so far the stack
+ * pointers of two functions that S calls may differ. That of a command inside another differs by the frames of five
+ * functions and more, of 200 bytes each. */
+#define NEAR 160
 
 #define FRAME_FORKED 1
 
@@ -128,8 +130,7 @@ ECAP_INLINE void unwind(struct shell *shell, __u64 sp)
 /* The innermost command that is running at `sp`, or 0. */
 ECAP_INLINE struct frame *innermost(struct shell *shell, __u64 sp)
 {
-	/* Calls from S have the frame's own stack pointer. */
-	unwind(shell, sp - 1);
+	unwind(shell, sp - NEAR - 1);
 	return shell->depth ? frame_at(shell, shell->depth - 1) : 0;
 }
 
@@ -163,8 +164,7 @@ ECAP_INLINE void send(struct ecap_message *m, __u32 kind, __u64 command, __u32 p
 	ecap_end(m);
 }
 
-/* int execute_command_internal(COMMAND *, int asynchronous, int pipe_in, int pipe_out, struct fd_bitmap *): 4 are used, and
- * the stack pointer. */
+/* int execute_command_internal(COMMAND *, int asynchronous, int pipe_in, int pipe_out, struct fd_bitmap *): 4 are used. */
 SEC("uprobe")
 int bash_command(struct pt_regs *ctx)
 {
@@ -197,7 +197,7 @@ int bash_command(struct pt_regs *ctx)
 	return 0;
 }
 
-/* int run_debug_trap(void), stack pointer. Other commands call it as well; only S does so right after being entered. */
+/* int run_debug_trap(void). Other commands call it as well; only S does so right after being entered. */
 SEC("uprobe")
 int bash_text(struct pt_regs *ctx)
 {
@@ -253,7 +253,7 @@ int bash_text(struct pt_regs *ctx)
 	return 0;
 }
 
-/* void set_pipestatus_array(int *statuses, int count), 2 arguments, and the stack pointer. S calls it through the wrapper
+/* void set_pipestatus_array(int *statuses, int count), 2 arguments. S calls it through the wrapper
  * set_pipestatus_from_exit, which ends in a jump. */
 SEC("uprobe")
 int bash_status(struct pt_regs *ctx)
@@ -267,7 +267,7 @@ int bash_status(struct pt_regs *ctx)
 		return 0;
 	frame = innermost(shell, ecap_sp(ctx));
 	/* Further down: waiting for a job, or a compound command inside this one. */
-	if (!frame || frame->sp - ecap_sp(ctx) > WRAPPER || (frame->flags & FRAME_FORKED))
+	if (!frame || frame->sp > ecap_sp(ctx) + NEAR || inside(frame, ecap_sp(ctx)) || (frame->flags & FRAME_FORKED))
 		return 0;
 	if ((__u32)ecap_arg1(ctx) != 1 || ecap_read_user(&status, ecap_arg0(ctx)))
 		return 0;
@@ -276,7 +276,7 @@ int bash_status(struct pt_regs *ctx)
 	return 0;
 }
 
-/* pid_t make_child(char *command, int flags), 2 arguments, and the stack pointer. Substitutions give no text; an empty
+/* pid_t make_child(char *command, int flags), 2 arguments. Substitutions give no text; an empty
  * command with redirections gives none either, but has no flags set (before 5.1 that was not so). */
 SEC("uprobe")
 int bash_fork_wanted(struct pt_regs *ctx)

@@ -15,6 +15,8 @@ pub struct Hook {
     pub program: &'static str,
     /// The function.
     pub symbol: &'static str,
+    /// How many arguments the program reads.
+    pub args: u8,
     /// At its return.
     pub at_return: bool,
     /// Without it nothing is exact.
@@ -23,36 +25,36 @@ pub struct Hook {
     pub without: &'static str,
 }
 
-/// The kernel side compares stack pointers: with this many arguments the host puts the probe where it is intact.
-pub const ARGS_WITH_STACK: u8 = 7;
-
-const fn required(program: &'static str, symbol: &'static str) -> Hook {
-    Hook { program, symbol, at_return: false, required: true, without: "" }
+const fn required(program: &'static str, symbol: &'static str, args: u8) -> Hook {
+    Hook { program, symbol, args, at_return: false, required: true, without: "" }
 }
 
-const fn wanted(program: &'static str, symbol: &'static str, at_return: bool, without: &'static str) -> Hook {
-    Hook { program, symbol, at_return, required: false, without }
+const fn wanted(program: &'static str, symbol: &'static str, args: u8, without: &'static str) -> Hook {
+    Hook { program, symbol, args, at_return: false, required: false, without }
+}
+
+const fn at_return(program: &'static str, symbol: &'static str, without: &'static str) -> Hook {
+    Hook { program, symbol, args: 0, at_return: true, required: false, without }
 }
 
 /// What is probed in a shell.
 pub const SHELL: &[Hook] = &[
-    required("bash_command", "execute_command_internal"),
-    required("bash_text", "run_debug_trap"),
-    required("bash_status", "set_pipestatus_array"),
-    required("bash_fork_wanted", "make_child"),
-    required("bash_exec_wanted", "shell_execve"),
-    wanted("bash_jump", "jump_to_top_level", false, "commands that an error or an interrupt ends have no status"),
-    wanted("bash_exit_shell", "exit_shell", false, "commands that end the shell have no status"),
-    wanted("bash_exit_status", "get_exitstat", true, "`return` and `exit` have no status"),
-    wanted("bash_parse", "parse_command", false, "lines are shown from the first command on"),
+    required("bash_command", "execute_command_internal", 4),
+    required("bash_text", "run_debug_trap", 0),
+    required("bash_status", "set_pipestatus_array", 2),
+    required("bash_fork_wanted", "make_child", 2),
+    required("bash_exec_wanted", "shell_execve", 0),
+    wanted("bash_jump", "jump_to_top_level", 1, "commands that an error or an interrupt ends have no status"),
+    wanted("bash_exit_shell", "exit_shell", 1, "commands that end the shell have no status"),
+    at_return("bash_exit_status", "get_exitstat", "`return` and `exit` have no status"),
+    wanted("bash_parse", "parse_command", 0, "lines are shown from the first command on"),
     LINE,
 ];
 
 /// What is probed in libreadline, and in a shell that brings its own.
-pub const LINE: Hook = wanted(
+pub const LINE: Hook = at_return(
     "bash_line",
     "readline",
-    true,
     "lines typed are taken from libreadline, if the shell is linked to it, else not at all",
 );
 

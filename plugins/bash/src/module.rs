@@ -1,7 +1,7 @@
 //! The module's interface: the plan, and the glue between the SDK and the state machine.
 
 use crate::decode::{Input, Machine};
-use crate::detect::{self, ARGS_WITH_STACK, Detection, Hook};
+use crate::detect::{self, Detection, Hook};
 use crate::open::Limits;
 use crate::output;
 use ecapture_plugin_api::sdk::{
@@ -70,7 +70,7 @@ fn probe(hook: &Hook) -> Probe {
         program: hook.program.to_owned(),
         kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
         at: Locator::Symbol(hook.symbol.to_owned()),
-        args: if hook.at_return { 0 } else { ARGS_WITH_STACK },
+        args: hook.args,
         arg: 0,
         required: hook.required,
         group: hook.required.then(|| "command".to_owned()),
