@@ -4,6 +4,7 @@
 //! A test touches only what it started: its server runs from a private copy of the binary in a temporary directory, as an
 //! unprivileged user, on a unix socket, and is stopped by its own process id.
 
+pub mod bash;
 pub mod capture;
 pub mod container;
 pub mod load;
