@@ -45,6 +45,10 @@ impl Bash {
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
         std::fs::copy(binary, dir.path().join("bash")).unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let shell = Self(dir);
+        if let Some(library) = linked_readline(binary) {
+            let found = Path::new("/usr/lib/x86_64-linux-gnu").join(&library);
+            std::fs::copy(&found, shell.0.path().join(&library)).unwrap_or_else(|e| panic!("{}: {e}", found.display()));
+        }
         std::fs::create_dir(shell.home()).expect("directory");
         chown(shell.home(), Some(NOBODY), Some(NOBODY)).expect("chown");
         shell
@@ -56,13 +60,18 @@ impl Bash {
         self.0.path().join("bash")
     }
 
-    /// The same, as text.
+    /// What tells `ecapture bash` to capture from this copy, and from that of libreadline if the shell is linked to it.
     ///
     /// # Panics
     /// If the temporary directory has a strange name.
     #[must_use]
-    pub fn text(&self) -> String {
-        self.binary().to_str().expect("a path that is text").into()
+    pub fn options(&self) -> Vec<String> {
+        let text = |path: PathBuf| path.to_str().expect("a path that is text").to_owned();
+        let mut options = vec!["--bash".to_owned(), text(self.binary())];
+        if let Some(library) = linked_readline(&self.binary()) {
+            options.extend(["--readline".to_owned(), text(self.0.path().join(library))]);
+        }
+        options
     }
 
     /// Where it runs.
@@ -101,7 +110,15 @@ impl Bash {
     fn prepare(&self, command: &mut Command) {
         command.current_dir(self.home()).uid(NOBODY).gid(NOBODY).env_clear();
         command.env("PATH", "/usr/bin:/bin").env("HOME", self.home()).env("LC_ALL", "C");
+        command.env("LD_LIBRARY_PATH", self.0.path());
     }
+}
+
+/// The libreadline that this shell is linked to, if it has none of its own.
+fn linked_readline(binary: &Path) -> Option<String> {
+    let bytes = std::fs::read(binary).ok()?;
+    let elf = ecapture_plugin_api::sdk::elf::Elf::parse(&bytes).ok()?;
+    elf.needed().find(|name| name.starts_with("libreadline.so.")).map(str::to_owned)
 }
 
 /// A shell at a terminal of its own.

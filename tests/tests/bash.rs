@@ -16,8 +16,9 @@ fn fixture(name: &str) -> PathBuf {
 /// A capture of everything that runs this copy of the shell.
 fn start(shell: &Bash, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["bash"]);
-    let binary = shell.text();
-    let capture = Capture::start(&modules, &[&["bash", "--bash", &binary, "-o", "json"][..], more].concat());
+    let options = shell.options();
+    let own: Vec<&str> = options.iter().map(String::as_str).collect();
+    let capture = Capture::start(&modules, &[&["bash", "-o", "json"], &own[..], more].concat());
     (modules, capture)
 }
 
