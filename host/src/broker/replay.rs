@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ecapture_plugin_api::manifest::TargetKind;
 use ecapture_plugin_api::plan::Config;
 
 use super::attend::{Attended, printable};
@@ -114,6 +115,9 @@ fn recorded(module: &Loaded, header: &Header, path: &Path) -> Result<(u8, Config
 
 fn source(module: &Loaded, config: &Config, header: &Header, number: u8) -> CollectorModule {
     let then = header.modules.get(usize::from(number));
+    // Nobody is asked about processes of another time. Where every target is a program, the process ran it.
+    let program = module.manifest.targets.iter().all(|t| t.kind == TargetKind::Executable);
+    let named = |path: &String| TargetName { path: path.clone(), program };
     CollectorModule {
         name: module.manifest.module.name.clone(),
         version: module.manifest.module.version.to_string(),
@@ -125,11 +129,6 @@ fn source(module: &Loaded, config: &Config, header: &Header, number: u8) -> Coll
         build_id: module.image.build_id(),
         config: config.clone(),
     }
-}
-
-/// Whether it was a program or a library is not kept: nobody is asked about processes of another time.
-fn named(path: &str) -> TargetName {
-    TargetName { path: path.to_owned(), program: false }
 }
 
 /// Waits for both children. A worker that dies is not started again: it would die at the same record.
