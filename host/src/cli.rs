@@ -11,12 +11,14 @@ mod options;
 mod replay;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use ecapture_plugin_api::manifest::Permissions;
 
 use crate::bpf::{self, ObjectSpec};
 use crate::broker::{self, Asked};
+use crate::doctor;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
@@ -39,7 +41,8 @@ fn run() -> Result<Exit, Failure> {
     let args: Vec<_> = std::env::args_os().collect();
     // What the commands are depends on the modules, and where those are depends on two options: they are read first.
     let search = early::search(&args)?;
-    let facts = Facts::of_this_host();
+    let mut facts = Facts::of_this_host();
+    facts.has_btf |= early::brings_types(&args);
     let catalog = Catalog::read(&search, &facts, &judge_object)
         .map_err(|e| Failure::new("E-USAGE", e.to_string()).exit(Exit::Usage))?;
     let matches = match command::build(&catalog).try_get_matches_from(&args) {
@@ -74,6 +77,15 @@ fn run() -> Result<Exit, Failure> {
                 asked.push(Asked { module: module.into(), options });
             }
             broker::capture(asked, RunOptions::from_matches(sub)?)
+        }
+        Some(("doctor", sub)) => {
+            let checks = doctor::examine(&catalog, sub.get_one::<String>("btf").map(Path::new));
+            print(&if sub.get_flag("json") {
+                doctor::json(&checks).map_err(internal)?
+            } else {
+                doctor::text(&checks)
+            })?;
+            Ok(doctor::exit(&checks))
         }
         Some((name, sub)) => {
             let module = load(&catalog, &facts, name)?;

@@ -24,8 +24,9 @@ pub fn build(catalog: &Catalog) -> Command {
         .arg(flag("man", "Print the manual page"))
         .args(place_args().map(|arg| arg.global(true)))
         .subcommand(module_command())
-        .subcommand(completion_command())
-        .subcommand(run_command());
+        .subcommand(run_command())
+        .subcommand(doctor_command())
+        .subcommand(completion_command());
     for (entry, manifest) in catalog.runnable() {
         command = command.subcommand(capture_command(manifest, &entry.aliases));
     }
@@ -148,10 +149,7 @@ fn common_args() -> Vec<Arg> {
             .value_name("SIZE")
             .value_parser(size)
             .help("Room for records on their way from the kernel (16MiB)"),
-        Arg::new("btf")
-            .long("btf")
-            .value_name("FILE")
-            .help("Type information of the kernel, if it has none of its own"),
+        btf_arg(),
         flag("multiline", "Text output: show line breaks of captured text as line breaks, indented"),
         flag("quiet", "No messages but errors; the summary is left out as well").short('q'),
         Arg::new("verbose")
@@ -198,6 +196,18 @@ fn module_command() -> Command {
         )
         .subcommand(replay::command())
         .subcommand(check::command())
+}
+
+fn doctor_command() -> Command {
+    Command::new("doctor")
+        .about("What this machine has of what capturing needs, what is missing, and how to get it")
+        .after_help("Exit codes: 0 capturing works, 4 it does not")
+        .arg(flag("json", "As JSON"))
+        .arg(btf_arg())
+}
+
+fn btf_arg() -> Arg {
+    Arg::new("btf").long("btf").value_name("FILE").help("Type information of the kernel, if it has none of its own")
 }
 
 fn completion_command() -> Command {

@@ -28,6 +28,13 @@ pub fn search(args: &[OsString]) -> Result<Search, Failure> {
     Search::new(directory, untrusted).map_err(|e: SearchError| usage(e.to_string()))
 }
 
+/// Whether `--btf` stands among the arguments: then a kernel without types of its own has some.
+#[must_use]
+pub fn brings_types(args: &[OsString]) -> bool {
+    let is = |arg: &OsString| arg.to_str().is_some_and(|a| a == "--btf" || a.starts_with("--btf="));
+    args.iter().skip(1).take_while(|a| *a != "--").any(is)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

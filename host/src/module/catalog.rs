@@ -157,6 +157,11 @@ impl Catalog {
         self.search.dir()
     }
 
+    /// The directory, if it is there.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
     /// The module that a word on the command line means: its name, its command or an alias.
     ///
     /// # Errors
