@@ -4,7 +4,8 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
-use super::duration::{duration, size};
+use super::duration::{duration, ring_size};
+use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
 use crate::module::Catalog;
 
@@ -25,6 +26,7 @@ pub fn build(catalog: &Catalog) -> Command {
         .args(place_args().map(|arg| arg.global(true)))
         .subcommand(module_command())
         .subcommand(run_command())
+        .subcommand(config_command(catalog))
         .subcommand(doctor_command())
         .subcommand(completion_command());
     for (entry, manifest) in catalog.runnable() {
@@ -33,22 +35,20 @@ pub fn build(catalog: &Catalog) -> Command {
     command
 }
 
-/// Several modules in one run. Options of a module come with its own command: here they would have no owner.
-fn run_command() -> Command {
+/// Several modules in one run. Options of a module are flags of its own command only: here they would have no owner.
+pub fn run_command() -> Command {
     Command::new("run")
         .about("Capture with several modules at once")
         .arg(
-            Arg::new("name")
-                .value_name("NAME")
-                .required(true)
-                .num_args(1..)
-                .help("Names or commands of modules; each with the defaults of its options"),
+            Arg::new("name").value_name("NAME").required(true).num_args(1..).help(
+                "Names or commands of modules; their options come from the environment and the configuration file",
+            ),
         )
         .args(common_args())
 }
 
 /// The command of one module.
-fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
+pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
     let mut command = Command::new(manifest.module.command.clone())
         .about(plain(&manifest.module.title))
         .visible_aliases(aliases.to_vec())
@@ -80,7 +80,8 @@ fn setting_arg(setting: &ConfigOption) -> Arg {
     }
 }
 
-fn common_args() -> Vec<Arg> {
+/// The options of every module's command.
+pub fn common_args() -> Vec<Arg> {
     let common = vec![
         Arg::new("pid")
             .short('p')
@@ -147,7 +148,7 @@ fn common_args() -> Vec<Arg> {
         Arg::new("ring-size")
             .long("ring-size")
             .value_name("SIZE")
-            .value_parser(size)
+            .value_parser(ring_size)
             .help("Room for records on their way from the kernel (16MiB)"),
         btf_arg(),
         flag("multiline", "Text output: show line breaks of captured text as line breaks, indented"),
@@ -161,8 +162,12 @@ fn common_args() -> Vec<Arg> {
     common.into_iter().map(|arg| arg.help_heading(COMMON)).collect()
 }
 
-fn place_args() -> [Arg; 2] {
+fn place_args() -> [Arg; 3] {
     [
+        Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help(format!("Take options from here instead of {DEFAULT_FILE}")),
         Arg::new("modules-dir").long("modules-dir").value_name("DIR").help("Take modules from here, for development"),
         flag("allow-untrusted", "With --modules-dir: also use modules that others than root could have written"),
     ]
@@ -196,6 +201,21 @@ fn module_command() -> Command {
         )
         .subcommand(replay::command())
         .subcommand(check::command())
+}
+
+fn config_command(catalog: &Catalog) -> Command {
+    let mut command = Command::new("config")
+        .about("What a run would be told: each option, and where its value is from")
+        .subcommand_value_name("MODULE")
+        .subcommand_help_heading("Modules, with the options of their commands")
+        .disable_help_subcommand(true)
+        .arg(flag("show", "Show the options of every module, or all of the one named").global(true))
+        .arg(flag("json", "With --show: as JSON").global(true))
+        .subcommand(run_command());
+    for (entry, manifest) in catalog.runnable() {
+        command = command.subcommand(capture_command(manifest, &entry.aliases));
+    }
+    command
 }
 
 fn doctor_command() -> Command {

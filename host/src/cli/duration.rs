@@ -38,6 +38,16 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_string())
 }
 
+/// The size of a ring: 128KiB, which holds the largest record, to 1GiB; the kernel allows more, but positions are masked
+/// with 32 bits in places.
+///
+/// # Errors
+/// Says what was expected.
+pub fn ring_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (128 << 10..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 128KiB to 1GiB".into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,11 +12,6 @@ use ecapture_plugin_api::plan::{Config, Value};
 use crate::failure::{Exit, Failure};
 use crate::sink::Format;
 
-/// Smallest ring: holds the largest record.
-const MIN_RING: u64 = 128 << 10;
-/// Largest ring: the kernel allows more, but positions are masked with 32 bits in places.
-const MAX_RING: u64 = 1 << 30;
-
 /// The options of one run, common to all its modules.
 #[derive(Debug)]
 pub struct RunOptions {
@@ -115,13 +110,6 @@ impl RunOptions {
     /// # Errors
     /// `E-USAGE` if a value is out of its range.
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, Failure> {
-        let ring_bytes = matches.get_one::<u64>("ring-size").copied();
-        if let Some(bytes) = ring_bytes
-            && !(MIN_RING..=MAX_RING).contains(&bytes)
-        {
-            let text = format!("--ring-size {bytes}: expected 128KiB to 1GiB");
-            return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
-        }
         Ok(Self {
             pids: matches.get_many("pid").into_iter().flatten().copied().collect(),
             children: !matches.get_flag("no-children"),
@@ -135,7 +123,7 @@ impl RunOptions {
             record: matches.get_one::<String>("record").map(PathBuf::from),
             duration: matches.get_one("duration").copied(),
             count: matches.get_one("count").copied(),
-            ring_bytes,
+            ring_bytes: matches.get_one("ring-size").copied(),
             btf: matches.get_one::<String>("btf").map(PathBuf::from),
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),

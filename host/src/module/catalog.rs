@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::trust::Trust;
 
 pub use load::Loaded;
+pub use names::closest;
 
 /// What a directory holds, each file judged.
 #[derive(Debug)]
@@ -182,7 +183,7 @@ impl Catalog {
         Err(Unknown::None {
             name: word.to_owned(),
             dir: self.dir().to_owned(),
-            did_you_mean: names::closest(word, self.commands.keys().map(String::as_str)).map(str::to_owned),
+            did_you_mean: closest(word, self.commands.keys().map(String::as_str)).map(str::to_owned),
         })
     }
 

@@ -10,6 +10,7 @@ pub const RESERVED_SHORT: &[char] = &['p', 'u', 'o', 'w', 'q', 'v', 'h', 'V'];
 pub const RESERVED_LONG: &[&str] = &[
     "allow-untrusted",
     "btf",
+    "config",
     "count",
     "duration",
     "help",
@@ -24,6 +25,10 @@ pub const RESERVED_LONG: &[&str] = &[
     "quiet",
     "record",
     "ring-size",
+    "rotate-keep",
+    "rotate-size",
+    "rotate-time",
+    "show",
     "uid",
     "verbose",
     "version",
