@@ -24,7 +24,7 @@ use crate::doctor;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
-pub use options::{ModuleOptions, RunOptions};
+pub use options::{ModuleOptions, Rotation, RunOptions};
 use settings::Settings;
 
 /// Runs the program as a user started it.

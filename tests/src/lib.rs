@@ -7,6 +7,7 @@
 pub mod bash;
 pub mod capture;
 pub mod container;
+pub mod disk;
 pub mod document;
 pub mod load;
 pub mod mariadb;

@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
-use super::duration::{duration, ring_size};
+use super::duration::{duration, ring_size, rotate_size, rotate_time};
 use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
 use crate::module::Catalog;
@@ -159,7 +159,27 @@ pub fn common_args() -> Vec<Arg> {
             .action(ArgAction::Count)
             .help("Say what is done; -vv also shows what the kernel's verifier said"),
     ];
-    common.into_iter().map(|arg| arg.help_heading(COMMON)).collect()
+    common.into_iter().chain(rotation_args()).map(|arg| arg.help_heading(COMMON)).collect()
+}
+
+fn rotation_args() -> [Arg; 3] {
+    [
+        Arg::new("rotate-size")
+            .long("rotate-size")
+            .value_name("SIZE")
+            .value_parser(rotate_size)
+            .help("Begin another file before one of -w grows beyond this (1MiB or more); names get time and number"),
+        Arg::new("rotate-time")
+            .long("rotate-time")
+            .value_name("TIME")
+            .value_parser(rotate_time)
+            .help("Begin another file so long after the first event of one of -w (1s or more)"),
+        Arg::new("rotate-keep")
+            .long("rotate-keep")
+            .value_name("N")
+            .value_parser(value_parser!(u32).range(1..=1_000_000))
+            .help("Keep only the last N files of each -w"),
+    ]
 }
 
 fn place_args() -> [Arg; 3] {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::sink::rotate::MIN_SIZE;
+
 /// `90`, `90s`, `1.5s`, `200ms`, `5m`, `2h`. A bare number is seconds.
 ///
 /// # Errors
@@ -46,6 +48,24 @@ pub fn size(text: &str) -> Result<u64, String> {
 pub fn ring_size(text: &str) -> Result<u64, String> {
     let bytes = size(text)?;
     if (128 << 10..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 128KiB to 1GiB".into()) }
+}
+
+/// Most bytes of a file of a rotated output.
+///
+/// # Errors
+/// Says what was expected.
+pub fn rotate_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if bytes >= MIN_SIZE { Ok(bytes) } else { Err("expected 1MiB or more".into()) }
+}
+
+/// How long a file of a rotated output is written to.
+///
+/// # Errors
+/// Says what was expected.
+pub fn rotate_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time >= Duration::from_secs(1) { Ok(time) } else { Err("expected 1s or more".into()) }
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ pub const RESERVED_SHORT: &[char] = &['p', 'u', 'o', 'w', 'q', 'v', 'h', 'V'];
 pub const RESERVED_LONG: &[&str] = &[
     "allow-untrusted",
     "btf",
+    "cgroup",
+    "comm",
     "config",
+    "container",
     "count",
     "duration",
     "help",
@@ -20,6 +23,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "modules-dir",
     "multiline",
     "no-children",
+    "no-new-targets",
     "output",
     "pid",
     "quiet",
