@@ -203,6 +203,39 @@ fn a_file_that_others_could_write_is_not_used() {
 }
 
 #[test]
+fn without_root_anybodys_own_file_will_do() {
+    let name = "without_root_anybodys_own_file_will_do";
+    skip_if!(name, root(), needs::program("/usr/bin/setpriv", "util-linux"));
+    let dir = tempfile::Builder::new().prefix("ecapture-config-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for file in ["ecapture", "libecap_mysql.so"] {
+        std::fs::copy(bin_dir().join(file), dir.path().join(file)).unwrap();
+    }
+    let file = dir.path().join("own.toml");
+    std::fs::write(&file, "[common]\noutput = \"json\"\n").unwrap();
+    std::os::unix::fs::chown(&file, Some(65534), Some(65534)).unwrap();
+    let show = |file: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(dir.path().join("ecapture"));
+        command
+            .arg("--modules-dir")
+            .arg(dir.path())
+            .args(["--allow-untrusted", "config", "--show", "--config"])
+            .arg(file);
+        words(&command.output().unwrap())
+    };
+    let (code, out, said) = show(&file);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(out.contains("output = \"json\"") && out.contains("own.toml:2"), "{out}");
+    // One that it may not read is not passed over.
+    std::os::unix::fs::chown(&file, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let (code, _, said) = show(&file);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("E-CONFIG") && said.contains("Permission denied"), "{said}");
+}
+
+#[test]
 fn the_usual_file_is_read_if_it_is_there() {
     let name = "the_usual_file_is_read_if_it_is_there";
     skip_if!(name, root(), needs::program("/usr/bin/unshare", "util-linux"));
