@@ -9,6 +9,7 @@ use ecapture_tests::disk::Tiny;
 use ecapture_tests::document;
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
+use ecapture_tests::workload;
 use ecapture_tests::{needs, skip_if};
 use serde_json::Value;
 
@@ -89,6 +90,14 @@ fn lost(finished: &Finished) -> usize {
     before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 
+/// Whether the running broker may write anywhere.
+fn keeps_override(capture: &Capture) -> bool {
+    const DAC_OVERRIDE: u64 = 1 << 1;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", capture.pid())).unwrap();
+    let held = status.lines().find_map(|l| l.strip_prefix("CapPrm:")).unwrap();
+    u64::from_str_radix(held.trim(), 16).unwrap() & DAC_OVERRIDE != 0
+}
+
 #[test]
 fn by_size_every_file_is_whole_and_nothing_is_missing() {
     let name = "by_size_every_file_is_whole_and_nothing_is_missing";
@@ -114,6 +123,31 @@ fn by_size_every_file_is_whole_and_nothing_is_missing() {
     assert!(finished.events[0].get("ecapture.session.segment").is_none());
 }
 
+/// Statements of up to 128 KiB from 16 connections at once, as fast as they go: dozens of files, each asked for while the next
+/// events come already.
+#[test]
+fn under_load_no_statement_is_missing_and_none_is_out_of_place() {
+    let name = "under_load_no_statement_is_missing_and_none_is_out_of_place";
+    skip_if!(name, needs::capture(), needs::program(SERVER, "mariadb-server-core"));
+    let stage = Stage::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.jsonl");
+    let args = ["-o", "json", "-w", path.to_str().unwrap(), "--rotate-size", "1MiB", "--ring-size", "256MiB"];
+    let capture = stage.capture(&args);
+    let script = workload::run(&stage.server.socket(), 16, 150, 128 << 10);
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let files = files(dir.path());
+    assert!(files.len() > 10, "{} files", files.len());
+    let grown = files.iter().filter(|file| file.metadata().unwrap().len() > 1 << 20).count();
+    assert_eq!(grown, 0, "files that grew beyond their size");
+    let events = whole(&files, 1);
+    let totals = &events[events.len() - 1]["ecapture.session.modules"][0];
+    assert_eq!((&totals["lost"], &totals["sink_lost"]), (&Value::from(0), &Value::from(0)), "{totals}");
+    workload::compare(&script, &events);
+    println!("{} statements in {} files", script.values().map(Vec::len).sum::<usize>(), files.len());
+}
+
 #[test]
 fn by_time_and_only_the_last_are_kept() {
     let name = "by_time_and_only_the_last_are_kept";
@@ -125,6 +159,7 @@ fn by_time_and_only_the_last_are_kept() {
     std::fs::write(&other, "of an earlier run\n").unwrap();
     let args = ["-o", "json", "-w", path.to_str().unwrap(), "--rotate-time", "1s", "--rotate-keep", "2"];
     let capture = stage.capture(&args);
+    assert!(!keeps_override(&capture), "the directory is root's own");
     for round in 0..4 {
         stage.say(round * 10..round * 10 + 10);
         std::thread::sleep(Duration::from_millis(1300));
@@ -171,6 +206,7 @@ fn in_a_directory_of_somebody_else_and_of_a_name_that_changes() {
     std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o755)).unwrap();
     let path = theirs.join("out.jsonl");
     let capture = stage.capture(&["-o", "json", "-w", path.to_str().unwrap(), "--rotate-time", "1s"]);
+    assert!(keeps_override(&capture), "without it no file could be made there");
     stage.say(0..5);
     // What its owner does with its name is his business.
     std::fs::rename(&theirs, &moved).unwrap();
