@@ -293,6 +293,35 @@ fn a_run_does_what_the_file_and_the_environment_say() {
 }
 
 #[test]
+fn a_run_of_several_takes_the_options_of_each_from_the_file() {
+    let name = "a_run_of_several_takes_the_options_of_each_from_the_file";
+    skip_if!(name, needs::capture(), needs::program(SERVER, "mariadb-server-core"));
+    let stage = Stage::new();
+    let server = Mariadb::start();
+    // No process is named: that only this server is captured from is the module's own option.
+    let text = format!(
+        "[common]\noutput = \"json\"\nno-new-targets = true\n\n[module.mysql]\nmysqld = \"{}\"\n",
+        server.binary().display()
+    );
+    let file = stage.write(&text);
+    let file = file.to_str().unwrap();
+    let (code, out, said) = stage.run(&["config", "--show", "--config", file, "run", "mysql"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let line = format!("mysqld = \"{}\"", server.binary().display());
+    assert!(out.contains("[common]") && out.contains("[module.mysql]") && out.contains(&line), "{out}");
+    assert!(out.contains(&format!("# {file}:6")), "{out}");
+    let mut capture = Capture::start(&stage.modules, &["run", "mysql", "--config", file]);
+    Client::connect(&server.socket()).unwrap().query(b"select 'one of several'").unwrap();
+    capture.wait_for("the statement", Duration::from_secs(10), |e| e["db.query.text"] == "select 'one of several'");
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    // A bad value is refused before anything is looked for.
+    let (code, _, said) = stage.run(&["run", "mysql", "--config", file], &[("ECAPTURE_MYSQL_MYSQLD", "relative")]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("ECAPTURE_MYSQL_MYSQLD"), "{said}");
+}
+
+#[test]
 fn every_command_of_the_document_runs() {
     skip_if!("every_command_of_the_document_runs", root());
     let stage = Stage::new();
@@ -300,7 +329,7 @@ fn every_command_of_the_document_runs() {
     let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     let file = stage.write(example);
     let commands = document::commands("docs/configuration.md");
-    assert_eq!(commands.len(), 4, "{commands:?}");
+    assert_eq!(commands.len(), 5, "{commands:?}");
     for command in commands {
         // What captures is not started: what it would be told is shown instead.
         let shows = command.contains("config --show");
