@@ -11,6 +11,7 @@ mod plan;
 mod policy;
 mod prepare;
 pub mod replay;
+mod rotation;
 mod session;
 mod watch;
 

@@ -9,18 +9,23 @@ mod inspect;
 mod manual;
 mod options;
 mod replay;
+mod settings;
+mod show;
 
-use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{ArgMatches, Command};
 use ecapture_plugin_api::manifest::Permissions;
 
 use crate::bpf::{self, ObjectSpec};
 use crate::broker::{self, Asked};
+use crate::doctor;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
-pub use options::{ModuleOptions, RunOptions};
+pub use options::{ModuleOptions, Rotation, RunOptions};
+use settings::Settings;
 
 /// Runs the program as a user started it.
 #[must_use]
@@ -39,7 +44,9 @@ fn run() -> Result<Exit, Failure> {
     let args: Vec<_> = std::env::args_os().collect();
     // What the commands are depends on the modules, and where those are depends on two options: they are read first.
     let search = early::search(&args)?;
-    let facts = Facts::of_this_host();
+    let mut facts = Facts::of_this_host();
+    let config = early::config(&args).map(PathBuf::from);
+    facts.has_btf |= early::brings_types(&args) || brings_types(config.as_deref());
     let catalog = Catalog::read(&search, &facts, &judge_object)
         .map_err(|e| Failure::new("E-USAGE", e.to_string()).exit(Exit::Usage))?;
     let matches = match command::build(&catalog).try_get_matches_from(&args) {
@@ -59,8 +66,15 @@ fn run() -> Result<Exit, Failure> {
             let shell = sub.get_one::<String>("shell").map(String::as_str).unwrap_or_default();
             print(&completion::script(command::build(&catalog), shell))
         }
+        Some(("config", sub)) => {
+            let settings = Settings::load(&catalog, config.as_deref())?;
+            show_config(&catalog, &settings, sub)
+        }
         Some(("module", sub)) => inspect::run(&catalog, &facts, sub),
         Some(("run", sub)) => {
+            let settings = Settings::load(&catalog, config.as_deref())?;
+            let merged = settings.merge(command::run_command(), None, sub)?;
+            say_notes(&settings, &merged.matches);
             let names = sub.get_many::<String>("name").into_iter().flatten();
             let mut asked: Vec<Asked> = Vec::new();
             for name in names {
@@ -70,21 +84,88 @@ fn run() -> Result<Exit, Failure> {
                     let text = format!("the module {known} is named twice");
                     return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
                 }
-                let options = ModuleOptions::new(&module.manifest, None, &BTreeMap::new())?;
+                let (mode, given) = settings.of_module(&module.manifest);
+                let options = ModuleOptions::new(&module.manifest, mode, &given)?;
                 asked.push(Asked { module: module.into(), options });
             }
-            broker::capture(asked, RunOptions::from_matches(sub)?)
+            broker::capture(asked, RunOptions::from_matches(&merged.matches)?)
+        }
+        Some(("doctor", sub)) => {
+            let settings = Settings::load(&catalog, config.as_deref())?;
+            let btf = sub.get_one::<String>("btf").cloned().or_else(|| settings.common("btf"));
+            let checks = doctor::examine(&catalog, btf.as_deref().map(Path::new));
+            print(&if sub.get_flag("json") {
+                doctor::json(&checks).map_err(internal)?
+            } else {
+                doctor::text(&checks)
+            })?;
+            Ok(doctor::exit(&checks))
         }
         Some((name, sub)) => {
             let module = load(&catalog, &facts, name)?;
-            let options = ModuleOptions::from_matches(&module.manifest, sub)?;
-            broker::capture(vec![Asked { module: module.into(), options }], RunOptions::from_matches(sub)?)
+            let settings = Settings::load(&catalog, config.as_deref())?;
+            let merged =
+                settings.merge(command::capture_command(&module.manifest, &[]), Some(&module.manifest), sub)?;
+            say_notes(&settings, &merged.matches);
+            let options = ModuleOptions::from_matches(&module.manifest, &merged.matches)?;
+            let asked = vec![Asked { module: module.into(), options }];
+            broker::capture(asked, RunOptions::from_matches(&merged.matches)?)
         }
         None => {
             print(&command::build(&catalog).render_help().to_string())?;
             Ok(Exit::Usage)
         }
     }
+}
+
+/// Types of the kernel are named in the environment or in the file. What is wrong with these is said when they are used.
+fn brings_types(config: Option<&Path>) -> bool {
+    let file = || settings::read(config).ok().flatten().is_some_and(|(_, text)| settings::brings_types(&text));
+    std::env::var_os("ECAPTURE_BTF").is_some_and(|value| !value.is_empty()) || file()
+}
+
+fn say_notes(settings: &Settings, matches: &ArgMatches) {
+    if !matches.get_flag("quiet") {
+        settings.notes.iter().for_each(|note| eprintln!("ecapture: {note}"));
+    }
+}
+
+/// `config --show`: the options of a run that would begin now.
+fn show_config(catalog: &Catalog, settings: &Settings, matches: &ArgMatches) -> Result<Exit, Failure> {
+    let (json, shown) = (matches.get_flag("json"), matches.get_flag("show"));
+    if !shown {
+        let text = "nothing to do: `ecapture config --show` shows the options, and where their values are from";
+        return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+    }
+    let of_module = |name: &str, sub: Option<&ArgMatches>| {
+        let entry = catalog.find_by_command(name).map_err(|e| unknown(&e))?;
+        let Some(manifest) = &entry.manifest else { return Ok(None) };
+        let command = command::capture_command(manifest, &[]);
+        let nothing = || command.clone().try_get_matches_from([name]).map_err(|e| settings::usage(&e));
+        let sub = sub.map_or_else(nothing, |sub| Ok(sub.clone()))?;
+        settings.merge(command, Some(manifest), &sub).map(Some)
+    };
+    let merged = match matches.subcommand() {
+        None => {
+            let common = Command::new("config").args(command::common_args());
+            let nothing = common.clone().try_get_matches_from(["config"]).map_err(|e| settings::usage(&e))?;
+            settings.merge(common, None, &nothing)?
+        }
+        Some(("run", sub)) => {
+            let mut all = settings.merge(command::run_command(), None, sub)?;
+            for name in sub.get_many::<String>("name").into_iter().flatten() {
+                let own = of_module(name, None)?.map(|merged| merged.options).unwrap_or_default();
+                all.options.extend(own.into_iter().filter(|option| option.section.starts_with("module.")));
+            }
+            all
+        }
+        Some((name, sub)) => match of_module(name, Some(sub))? {
+            Some(merged) => merged,
+            None => return Ok(Exit::Failed),
+        },
+    };
+    say_notes(settings, &merged.matches);
+    print(&if json { show::json(&merged.options).map_err(internal)? } else { show::text(&merged.options) })
 }
 
 /// The module behind a word of the command line, its bytes judged once more.

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod check;
 pub mod cli;
 pub mod collector;
+pub mod doctor;
 pub mod event;
 pub mod failure;
 pub mod link;

@@ -22,7 +22,7 @@ pub mod trust;
 #[cfg(test)]
 pub(crate) mod testelf;
 
-pub use catalog::{Catalog, Loaded, ModuleEntry, Unknown};
+pub use catalog::{Catalog, Loaded, ModuleEntry, Unknown, closest};
 pub use facts::Facts;
 pub use find::{DEFAULT_DIR, Search, SearchError};
 pub use judge::Judged;

@@ -222,6 +222,13 @@ pub enum ToCollector {
     Changed(u32, u64),
     /// A target file of this module has this number from now on.
     Target(usize, u32, TargetName),
+    /// Answer to `NextFile`: the file comes with the message; or the error number with which it could not be opened.
+    File {
+        /// Which output's.
+        output: usize,
+        /// Why not.
+        refused: Option<i32>,
+    },
     /// Drain, write the session's end with these kernel counters per module, flush, say `Done`, end. The time is that at
     /// which a recording ended; else it is now.
     Finish(Vec<KernelTotals>, Option<u64>),
@@ -311,6 +318,8 @@ pub enum FromCollector {
     CountReached,
     /// A module's link holds what no honest worker writes.
     Hostile(usize, String),
+    /// The next file of this output, please.
+    NextFile(usize),
     /// An output failed, or works again: which and why.
     OutputFailed(String),
     /// All outputs are closed (a closed pipe): nobody listens any more.

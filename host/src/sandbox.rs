@@ -21,6 +21,7 @@ pub use child::{Boundary, BoundaryReport, Entry, Limits, SandboxError, enter};
 pub use identity::Identity;
 pub use preload::{PreloadError, open_now, preload};
 pub use spawn::{Child, Ended, SpawnError};
+pub use walls::versions as landlock_versions;
 
 use serde::{Deserialize, Serialize};
 

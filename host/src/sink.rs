@@ -13,6 +13,7 @@ pub mod json;
 pub mod output;
 pub mod queue;
 pub mod recording;
+pub mod rotate;
 pub mod session;
 pub mod set;
 pub mod text;
@@ -25,5 +26,6 @@ mod samples;
 #[cfg(test)]
 mod schema_tests;
 
-pub use session::{Gap, Render, SessionEnd, SessionModule, SessionStart};
+pub use rotate::Rotate;
+pub use session::{Gap, Render, SegmentEnd, SegmentModule, SessionEnd, SessionModule, SessionStart};
 pub use set::{Format, Notice, OutputOptions, OutputSpec, Sink, SinkReport, SinkSet};

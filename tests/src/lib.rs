@@ -7,6 +7,8 @@
 pub mod bash;
 pub mod capture;
 pub mod container;
+pub mod disk;
+pub mod document;
 pub mod engine;
 pub mod load;
 pub mod mariadb;

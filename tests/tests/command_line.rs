@@ -115,6 +115,8 @@ fn the_command_line_is_the_listed_one() {
         &["--help"][..],
         &["mysql", "--help"],
         &["run", "--help"],
+        &["config", "--help"],
+        &["doctor", "--help"],
         &["module", "--help"],
         &["module", "info", "--help"],
         &["module", "plan", "--help"],

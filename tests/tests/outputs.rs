@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Modules};
+use ecapture_tests::disk::Tiny;
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
 use ecapture_tests::{needs, skip_if};
@@ -134,28 +135,6 @@ fn a_full_disk_is_said_and_counted() {
     assert_eq!(finished.named("ecapture.session.end").count(), 1);
 }
 
-/// A file system of this many bytes, in a directory of its own; gone when dropped.
-struct Tiny(tempfile::TempDir);
-
-impl Tiny {
-    fn mount(size: &str) -> Result<Self, String> {
-        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let options = format!("size={size},mode=0755");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();
-        let output = output.map_err(|e| format!("needs mount: {e}"))?;
-        match output.status.success() {
-            true => Ok(Self(dir)),
-            false => Err(format!("needs a tmpfs: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        }
-    }
-}
-
-impl Drop for Tiny {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_file_system_that_fills_up_keeps_whole_lines_and_the_rest_is_counted() {
     let name = "a_file_system_that_fills_up_keeps_whole_lines_and_the_rest_is_counted";
@@ -164,7 +143,7 @@ fn a_file_system_that_fills_up_keeps_whole_lines_and_the_rest_is_counted() {
     skip_if!(name, tiny.as_ref().err().cloned());
     let tiny = tiny.unwrap();
     let setting = Setting::new();
-    let file = tiny.0.path().join("out");
+    let file = tiny.path().join("out");
     let capture = setting.capture(&["-o", "json", "-w", file.to_str().unwrap(), "-w", "-"]);
     setting.say(12_000);
     let finished = capture.stop();

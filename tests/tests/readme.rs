@@ -100,7 +100,7 @@ fn every_command_of_the_readme_runs() {
     let mut left = commands();
     left.sort();
     left.dedup();
-    assert_eq!(left.len(), 13, "{left:?}");
+    assert_eq!(left.len(), 14, "{left:?}");
     for command in left {
         match command.as_str() {
             "cargo xtask demo" | "cargo xtask test" => {
@@ -120,6 +120,10 @@ fn every_command_of_the_readme_runs() {
                 for option in options_of_the_readme() {
                     assert!(shown.contains(&option), "{option} is in the README and not in:\n{shown}");
                 }
+            }
+            "ecapture doctor" => {
+                let shown = stage.shows(&command);
+                assert!(shown.lines().last().unwrap().starts_with("capturing works here"), "{shown}");
             }
             "ecapture module info mysql" => {
                 let shown = stage.shows(&command);

@@ -36,6 +36,8 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/python3"], package: "python3", why: "is captured from through SQLite" },
     Need { paths: &["/usr/bin/sqlite3"], package: "sqlite3", why: "is captured from as well" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
+    Need { paths: &["/bin/zsh", "/usr/bin/zsh"], package: "zsh", why: "reads its completion script in the tests" },
+    Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
 

@@ -76,6 +76,120 @@ impl KernelError {
     }
 }
 
+/// One thing that a kernel can do, or cannot.
+#[derive(Debug)]
+pub struct Feature {
+    /// What it is called.
+    pub name: &'static str,
+    /// The first release that has it.
+    pub since: &'static str,
+    call: &'static str,
+    attempt: fn() -> io::Result<()>,
+}
+
+impl Feature {
+    /// Asks the running kernel by trying it.
+    ///
+    /// # Errors
+    /// It is refused (a capability, a policy), or it is not there.
+    pub fn ask(&self) -> Result<(), KernelError> {
+        let Self { name, since, call, .. } = *self;
+        (self.attempt)().map_err(|source| match is_refusal(&source) {
+            true => KernelError::Refused { call, hints: hints(), source },
+            false => KernelError::Unsupported { release: release(), feature: name, since, source },
+        })
+    }
+}
+
+/// Records to user space. Nothing works without it.
+pub const RING_BUFFER: Feature = Feature {
+    name: "BPF ring buffer",
+    since: "5.8",
+    call: "BPF_MAP_CREATE",
+    attempt: || {
+        let ring = NewMap { kind: map_kind::RINGBUF, entries: 64 << 10, name: "probe", ..NewMap::default() };
+        sys::map_create(&ring).map(drop)
+    },
+};
+
+/// A number for each probe. Nothing works without it.
+pub const ATTACH_COOKIE: Feature = Feature {
+    name: "attach cookie",
+    since: "5.15",
+    call: "BPF_PROG_LOAD",
+    attempt: || {
+        // r0 = bpf_get_attach_cookie(ctx); return. Says both: we may load, and 5.15 is reached.
+        const GET_ATTACH_COOKIE: i32 = 174;
+        let cookie = [instruction(0x85, GET_ATTACH_COOKIE), instruction(0xb7, 0), instruction(0x95, 0)];
+        load_probe(&cookie, 0).map(drop)
+    },
+};
+
+/// What modules keep of a call from its entry to its return.
+pub const TASK_STORAGE: Feature = Feature {
+    name: "task storage",
+    since: "5.11",
+    call: "BPF_MAP_CREATE",
+    attempt: || {
+        const NO_PREALLOC: u32 = 1;
+        let types = sys::btf_load(&ONE_INT)?;
+        let (kind, types) = (map_kind::TASK_STORAGE, Some((types.as_fd(), 1, 1)));
+        let map = NewMap { kind, key: 4, value: 4, flags: NO_PREALLOC, name: "probe", types, ..NewMap::default() };
+        sys::map_create(&map).map(drop)
+    },
+};
+
+/// One link for all probes of a file.
+pub const UPROBE_MULTI: Feature =
+    Feature { name: "uprobe_multi", since: "6.6", call: "BPF_LINK_CREATE", attempt: try_uprobe_multi };
+
+/// BTF with one type, `int`.
+const ONE_INT: [u8; 45] = *b"\x9f\xeb\x01\0\x18\0\0\0\0\0\0\0\x10\0\0\0\x10\0\0\0\x05\0\0\0\
+    \x01\0\0\0\0\0\0\x01\x04\0\0\0\x20\0\0\x01\0int\0";
+
+/// How uprobes are attached here, and the number of the kernel's source of uprobe events.
+///
+/// # Errors
+/// There are no uprobes at all.
+pub fn uprobes() -> Result<(Method, Option<u32>), KernelError> {
+    let pmu = fs::read_to_string(UPROBE_PMU).ok().and_then(|text| text.trim().parse().ok());
+    if try_uprobe_multi().is_ok() {
+        return Ok((Method::Multi, pmu));
+    }
+    match pmu {
+        Some(_) => Ok((Method::Perf, pmu)),
+        None => Err(KernelError::Unsupported {
+            release: release(),
+            feature: "uprobes (CONFIG_UPROBE_EVENTS)",
+            since: "4.17",
+            source: io::Error::new(io::ErrorKind::NotFound, UPROBE_PMU),
+        }),
+    }
+}
+
+/// `uname -r`.
+#[must_use]
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Whether the kernel's types can be had; from `path`, else from the kernel itself. Says where they are.
+///
+/// # Errors
+/// [`KernelError::Btf`].
+pub fn has_btf(path: Option<&Path>) -> Result<PathBuf, KernelError> {
+    let path = path.unwrap_or(Path::new(VMLINUX)).to_owned();
+    match read_btf(&path) {
+        Ok(_) => Ok(path),
+        Err(why) => Err(KernelError::Btf { path, why }),
+    }
+}
+
+fn read_btf(path: &Path) -> Result<Btf, String> {
+    let parse = || Btf::parse_file(path, object_endianness());
+    guarded(parse).and_then(|result| result.map_err(|e| chain(&e)))
+}
+
 /// The running kernel.
 #[derive(Debug)]
 pub struct Kernel {
@@ -92,40 +206,16 @@ pub struct Kernel {
 impl Kernel {
     /// Asks the kernel. `btf_path` replaces `/sys/kernel/btf/vmlinux`.
     pub fn probe(btf_path: Option<&Path>) -> Result<Self, KernelError> {
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let need = |call, feature, since, result: io::Result<_>| match result {
-            Ok(fd) => Ok(fd),
-            Err(source) if is_refusal(&source) => Err(KernelError::Refused { call, hints: hints(), source }),
-            Err(source) => Err(KernelError::Unsupported { release: release.clone(), feature, since, source }),
-        };
-        let ring = NewMap { kind: map_kind::RINGBUF, entries: 64 << 10, name: "probe", ..NewMap::default() };
-        need("BPF_MAP_CREATE", "BPF ring buffer", "5.8", sys::map_create(&ring))?;
-        // r0 = bpf_get_attach_cookie(ctx); return. Says both: we may load, and 5.15 is reached.
-        const GET_ATTACH_COOKIE: i32 = 174;
-        let cookie = [instruction(0x85, GET_ATTACH_COOKIE), instruction(0xb7, 0), instruction(0x95, 0)];
-        need("BPF_PROG_LOAD", "attach cookie", "5.15", load_probe(&cookie, 0))?;
-        let uprobe_pmu = fs::read_to_string(UPROBE_PMU).ok().and_then(|text| text.trim().parse().ok());
-        let method = if has_uprobe_multi() { Method::Multi } else { Method::Perf };
-        if method == Method::Perf && uprobe_pmu.is_none() {
-            let source = io::Error::new(io::ErrorKind::NotFound, UPROBE_PMU);
-            return Err(KernelError::Unsupported {
-                release,
-                feature: "uprobes (CONFIG_UPROBE_EVENTS)",
-                since: "4.17",
-                source,
-            });
-        }
+        RING_BUFFER.ask()?;
+        ATTACH_COOKIE.ask()?;
+        let (method, uprobe_pmu) = uprobes()?;
         let btf_path = btf_path.unwrap_or(Path::new(VMLINUX)).to_owned();
-        Ok(Self { release, method, uprobe_pmu, btf_path, btf: OnceLock::new() })
+        Ok(Self { release: release(), method, uprobe_pmu, btf_path, btf: OnceLock::new() })
     }
 
     /// The kernel's types. Read at the first call, kept for ever.
     pub fn btf(&self) -> Result<&Btf, KernelError> {
-        let read = || {
-            let parse = || Btf::parse_file(&self.btf_path, object_endianness());
-            guarded(parse).and_then(|result| result.map_err(|e| chain(&e)))
-        };
-        let result = self.btf.get_or_init(read).as_ref();
+        let result = self.btf.get_or_init(|| read_btf(&self.btf_path)).as_ref();
         result.map_err(|why| KernelError::Btf { path: self.btf_path.clone(), why: why.clone() })
     }
 
@@ -162,11 +252,13 @@ fn load_probe(code: &[bpf_insn], attach_type: u32) -> io::Result<std::os::fd::Ow
 }
 
 /// Links a two-instruction program to a directory: a kernel that knows the link says that this is no file (`EBADF`).
-fn has_uprobe_multi() -> bool {
+fn try_uprobe_multi() -> io::Result<()> {
     let code = [instruction(0xb7, 0), instruction(0x95, 0)];
-    let Ok(program) = load_probe(&code, BPF_TRACE_UPROBE_MULTI as u32) else { return false };
-    let error = sys::link_uprobe_multi(program.as_fd(), c"/", &[0], &[0], false).err();
-    error.and_then(|e| e.raw_os_error()) == Some(libc::EBADF)
+    let program = load_probe(&code, BPF_TRACE_UPROBE_MULTI as u32)?;
+    match sys::link_uprobe_multi(program.as_fd(), c"/", &[0], &[0], false) {
+        Err(e) if e.raw_os_error() != Some(libc::EBADF) => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Why the kernel said no, as far as this machine tells.

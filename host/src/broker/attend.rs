@@ -88,6 +88,13 @@ impl Attended {
         }
     }
 
+    /// Sends one message with a descriptor.
+    pub fn send_with_file(&self, message: &impl Serialize, file: BorrowedFd<'_>) {
+        if let Err(e) = self.channel.send_with_file(message, file) {
+            tracing::debug!("{}: cannot be given a file: {e}", self.name);
+        }
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         // Gone already is as good.

@@ -4,7 +4,7 @@
 //! and what it does with the descriptor (readiness, read, write) is the same for both kinds.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::protocol::MAX_MESSAGE;
+use crate::sandbox::channel::send_with_fds;
 
 /// One child's control channel.
 pub struct Channel {
@@ -63,6 +64,15 @@ impl Channel {
     pub fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message).map_err(|e| invalid(&e.to_string()))?;
         self.stream.try_write(&text).map(drop)
+    }
+
+    /// The same with a descriptor, of which the child gets a copy.
+    ///
+    /// # Errors
+    /// Of the socket, or that the message is too long.
+    pub fn send_with_file(&self, message: &impl Serialize, file: BorrowedFd<'_>) -> io::Result<()> {
+        let text = serde_json::to_vec(message).map_err(|e| invalid(&e.to_string()))?;
+        send_with_fds(self.stream.as_fd(), &text, &[file]).map_err(io::Error::other)
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
     watch::init(options.verbose, options.quiet);
     let path = &options.recording;
     let mut file = File::open(path).map_err(|e| unusable(path, &e))?;
-    let outputs = outputs::open(&options.writes, None)?;
+    let outputs = outputs::open(&options.writes, None, None)?;
     let name = &module.manifest.module.name;
     let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
         .map_err(|e| Failure::new("E-CHILD", format!("cannot keep a copy of {name}: {e}")))?;
@@ -150,7 +150,7 @@ async fn watch_over(
                 Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
                 Some(FromWorker::Failed(code, text)) => failed = Some(format!("{}: {}", printable(&code), printable(&text))),
                 Some(FromWorker::DecoderFailed(text)) => {
-                    tracing::warn!("{name}: the decoder failed {}", printable(&text));
+                    watch::log(name, 1, &format!("the decoder failed {text}"));
                 }
                 Some(FromWorker::Replayed(what)) => replayed = Some(what),
                 Some(_) => {}

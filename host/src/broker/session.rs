@@ -24,6 +24,7 @@ use super::attend::{Attended, printable};
 use super::filters::{Filters, Notice};
 use super::outputs;
 use super::prepare::{Request, Target, prepare};
+use super::rotation::Rotation;
 use super::watch;
 use crate::bpf::{Kernel, Method};
 use crate::cli::RunOptions;
@@ -58,7 +59,7 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
     }
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
-    let outputs = outputs::open(&options.writes, options.record.as_deref())?;
+    let mut outputs = outputs::open(&options.writes, options.record.as_deref(), options.rotation.as_ref())?;
     let asked: Vec<Arc<Asked>> = asked.into_iter().map(Arc::new).collect();
     let several = asked.len() > 1;
     let later = Later { files: options.follow, children: options.children };
@@ -106,10 +107,12 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
         cgroups: cgroup::mount(),
         phase: Phase::Capturing,
         nobody_listens: false,
+        rotation: Rotation::of(&mut outputs),
         turn: 0,
     };
     // Probes by perf events need more than the rest of a run does.
-    let keep = Keep { perf_uprobes: session.options.follow && kernel.method == Method::Perf, ..Keep::default() };
+    let perf_uprobes = session.options.follow && kernel.method == Method::Perf;
+    let keep = Keep { perf_uprobes, dac_override: session.rotation.needs_override(), ..Keep::default() };
     session.start(keep).await?.watch(signals).await
 }
 
@@ -168,6 +171,7 @@ struct Session {
     cgroups: Option<PathBuf>,
     phase: Phase,
     nobody_listens: bool,
+    rotation: Rotation,
     /// Whose worker is listened to first.
     turn: usize,
 }
@@ -416,6 +420,7 @@ impl Session {
                     capture.disable(&printable(&why), &self.collector);
                 }
             }
+            FromCollector::NextFile(output) => self.rotation.answer(output, &self.collector),
             FromCollector::OutputFailed(what) => tracing::error!("{}", printable(&what)),
             FromCollector::NobodyListens => {
                 self.nobody_listens = true;

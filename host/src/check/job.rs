@@ -118,6 +118,7 @@ impl<'a> Bench<'a> {
                 color: false,
                 shared: false,
                 quiet_end: true,
+                rotate: None,
             }],
             session: Session { host: String::new(), kernel: String::new(), version: String::new() },
             count: None,

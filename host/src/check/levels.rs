@@ -103,6 +103,7 @@ async fn live(module: &Arc<Loaded>, options: &Options, report: &mut Report) -> R
         format: Format::None,
         writes: Vec::new(),
         record: None,
+        rotation: None,
         duration: Some(LIVE),
         count: None,
         ring_bytes: None,

@@ -4,7 +4,8 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
-use super::duration::{duration, size};
+use super::duration::{duration, ring_size, rotate_size, rotate_time};
+use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
 use crate::module::Catalog;
 
@@ -24,30 +25,30 @@ pub fn build(catalog: &Catalog) -> Command {
         .arg(flag("man", "Print the manual page"))
         .args(place_args().map(|arg| arg.global(true)))
         .subcommand(module_command())
-        .subcommand(completion_command())
-        .subcommand(run_command());
+        .subcommand(run_command())
+        .subcommand(config_command(catalog))
+        .subcommand(doctor_command())
+        .subcommand(completion_command());
     for (entry, manifest) in catalog.runnable() {
         command = command.subcommand(capture_command(manifest, &entry.aliases));
     }
     command
 }
 
-/// Several modules in one run. Options of a module come with its own command: here they would have no owner.
-fn run_command() -> Command {
+/// Several modules in one run. Options of a module are flags of its own command only: here they would have no owner.
+pub fn run_command() -> Command {
     Command::new("run")
         .about("Capture with several modules at once")
         .arg(
-            Arg::new("name")
-                .value_name("NAME")
-                .required(true)
-                .num_args(1..)
-                .help("Names or commands of modules; each with the defaults of its options"),
+            Arg::new("name").value_name("NAME").required(true).num_args(1..).help(
+                "Names or commands of modules; their options come from the environment and the configuration file",
+            ),
         )
         .args(common_args())
 }
 
 /// The command of one module.
-fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
+pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
     let mut command = Command::new(manifest.module.command.clone())
         .about(plain(&manifest.module.title))
         .visible_aliases(aliases.to_vec())
@@ -79,7 +80,8 @@ fn setting_arg(setting: &ConfigOption) -> Arg {
     }
 }
 
-fn common_args() -> Vec<Arg> {
+/// The options of every module's command.
+pub fn common_args() -> Vec<Arg> {
     let common = vec![
         Arg::new("pid")
             .short('p')
@@ -146,12 +148,9 @@ fn common_args() -> Vec<Arg> {
         Arg::new("ring-size")
             .long("ring-size")
             .value_name("SIZE")
-            .value_parser(size)
+            .value_parser(ring_size)
             .help("Room for records on their way from the kernel (16MiB)"),
-        Arg::new("btf")
-            .long("btf")
-            .value_name("FILE")
-            .help("Type information of the kernel, if it has none of its own"),
+        btf_arg(),
         flag("multiline", "Text output: show line breaks of captured text as line breaks, indented"),
         flag("quiet", "No messages but errors; the summary is left out as well").short('q'),
         Arg::new("verbose")
@@ -160,11 +159,35 @@ fn common_args() -> Vec<Arg> {
             .action(ArgAction::Count)
             .help("Say what is done; -vv also shows what the kernel's verifier said"),
     ];
-    common.into_iter().map(|arg| arg.help_heading(COMMON)).collect()
+    common.into_iter().chain(rotation_args()).map(|arg| arg.help_heading(COMMON)).collect()
 }
 
-fn place_args() -> [Arg; 2] {
+fn rotation_args() -> [Arg; 3] {
     [
+        Arg::new("rotate-size")
+            .long("rotate-size")
+            .value_name("SIZE")
+            .value_parser(rotate_size)
+            .help("Begin another file before one of -w grows beyond this (1MiB or more); names get time and number"),
+        Arg::new("rotate-time")
+            .long("rotate-time")
+            .value_name("TIME")
+            .value_parser(rotate_time)
+            .help("Begin another file so long after the first event of one of -w (1s or more)"),
+        Arg::new("rotate-keep")
+            .long("rotate-keep")
+            .value_name("N")
+            .value_parser(value_parser!(u32).range(1..=1_000_000))
+            .help("Keep only the last N files of each -w"),
+    ]
+}
+
+fn place_args() -> [Arg; 3] {
+    [
+        Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help(format!("Take options from here instead of {DEFAULT_FILE}")),
         Arg::new("modules-dir").long("modules-dir").value_name("DIR").help("Take modules from here, for development"),
         flag("allow-untrusted", "With --modules-dir: also use modules that others than root could have written"),
     ]
@@ -198,6 +221,33 @@ fn module_command() -> Command {
         )
         .subcommand(replay::command())
         .subcommand(check::command())
+}
+
+fn config_command(catalog: &Catalog) -> Command {
+    let mut command = Command::new("config")
+        .about("What a run would be told: each option, and where its value is from")
+        .subcommand_value_name("MODULE")
+        .subcommand_help_heading("Modules, with the options of their commands")
+        .disable_help_subcommand(true)
+        .arg(flag("show", "Show the options of every module, or all of the one named").global(true))
+        .arg(flag("json", "With --show: as JSON").global(true))
+        .subcommand(run_command());
+    for (entry, manifest) in catalog.runnable() {
+        command = command.subcommand(capture_command(manifest, &entry.aliases));
+    }
+    command
+}
+
+fn doctor_command() -> Command {
+    Command::new("doctor")
+        .about("What this machine has of what capturing needs, what is missing, and how to get it")
+        .after_help("Exit codes: 0 capturing works, 4 it does not")
+        .arg(flag("json", "As JSON"))
+        .arg(btf_arg())
+}
+
+fn btf_arg() -> Arg {
+    Arg::new("btf").long("btf").value_name("FILE").help("Type information of the kernel, if it has none of its own")
 }
 
 fn completion_command() -> Command {

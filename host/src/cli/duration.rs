@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::sink::rotate::MIN_SIZE;
+
 /// `90`, `90s`, `1.5s`, `200ms`, `5m`, `2h`. A bare number is seconds.
 ///
 /// # Errors
@@ -36,6 +38,34 @@ pub fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| "expected a size such as 16MiB".to_string())?;
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_string())
+}
+
+/// The size of a ring: 128KiB, which holds the largest record, to 1GiB; the kernel allows more, but positions are masked
+/// with 32 bits in places.
+///
+/// # Errors
+/// Says what was expected.
+pub fn ring_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (128 << 10..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 128KiB to 1GiB".into()) }
+}
+
+/// Most bytes of a file of a rotated output.
+///
+/// # Errors
+/// Says what was expected.
+pub fn rotate_size(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if bytes >= MIN_SIZE { Ok(bytes) } else { Err("expected 1MiB or more".into()) }
+}
+
+/// How long a file of a rotated output is written to.
+///
+/// # Errors
+/// Says what was expected.
+pub fn rotate_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time >= Duration::from_secs(1) { Ok(time) } else { Err("expected 1s or more".into()) }
 }
 
 #[cfg(test)]

@@ -28,6 +28,28 @@ pub fn search(args: &[OsString]) -> Result<Search, Failure> {
     Search::new(directory, untrusted).map_err(|e: SearchError| usage(e.to_string()))
 }
 
+/// The value of `--config`, if it stands before a `--`. One without a value is clap's to refuse.
+#[must_use]
+pub fn config(args: &[OsString]) -> Option<OsString> {
+    let mut args = args.iter().skip(1).take_while(|a| *a != "--");
+    let mut found = None;
+    while let Some(arg) = args.next() {
+        if arg == "--config" {
+            found = args.next().cloned();
+        } else if let Some(value) = arg.to_str().and_then(|a| a.strip_prefix("--config=")) {
+            found = Some(value.into());
+        }
+    }
+    found
+}
+
+/// Whether `--btf` stands among the arguments: then a kernel without types of its own has some.
+#[must_use]
+pub fn brings_types(args: &[OsString]) -> bool {
+    let is = |arg: &OsString| arg.to_str().is_some_and(|a| a == "--btf" || a.starts_with("--btf="));
+    args.iter().skip(1).take_while(|a| *a != "--").any(is)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

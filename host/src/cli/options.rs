@@ -10,12 +10,34 @@ use ecapture_plugin_api::manifest::Manifest;
 use ecapture_plugin_api::plan::{Config, Value};
 
 use crate::failure::{Exit, Failure};
-use crate::sink::Format;
+use crate::sink::{Format, Rotate};
 
-/// Smallest ring: holds the largest record.
-const MIN_RING: u64 = 128 << 10;
-/// Largest ring: the kernel allows more, but positions are masked with 32 bits in places.
-const MAX_RING: u64 = 1 << 30;
+/// How outputs are cut into files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// When the next one is begun.
+    pub rotate: Rotate,
+    /// Most files that are kept of an output; `None` = all.
+    pub keep: Option<usize>,
+}
+
+impl Rotation {
+    fn from_matches(matches: &ArgMatches) -> Result<Option<Self>, Failure> {
+        let usage = |text: &str| Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+        let rotate =
+            Rotate { size: matches.get_one("rotate-size").copied(), time: matches.get_one("rotate-time").copied() };
+        let keep: Option<usize> = matches.get_one::<u32>("rotate-keep").map(|n| *n as usize);
+        if rotate == Rotate::default() {
+            let text =
+                "--rotate-keep says how many files are kept, not when one is begun: add --rotate-size or --rotate-time";
+            return if keep.is_some() { usage(text) } else { Ok(None) };
+        }
+        if !matches.get_many::<String>("write").into_iter().flatten().any(|path| path != "-") {
+            return usage("stdout cannot be rotated: --rotate-size and --rotate-time need -w FILE");
+        }
+        Ok(Some(Self { rotate, keep }))
+    }
+}
 
 /// The options of one run, common to all its modules.
 #[derive(Debug)]
@@ -40,6 +62,8 @@ pub struct RunOptions {
     pub writes: Vec<PathBuf>,
     /// Raw records go here as well.
     pub record: Option<PathBuf>,
+    /// How the files of `writes` are cut.
+    pub rotation: Option<Rotation>,
     /// Stop after this time.
     pub duration: Option<Duration>,
     /// Stop after so many events.
@@ -115,13 +139,6 @@ impl RunOptions {
     /// # Errors
     /// `E-USAGE` if a value is out of its range.
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, Failure> {
-        let ring_bytes = matches.get_one::<u64>("ring-size").copied();
-        if let Some(bytes) = ring_bytes
-            && !(MIN_RING..=MAX_RING).contains(&bytes)
-        {
-            let text = format!("--ring-size {bytes}: expected 128KiB to 1GiB");
-            return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
-        }
         Ok(Self {
             pids: matches.get_many("pid").into_iter().flatten().copied().collect(),
             children: !matches.get_flag("no-children"),
@@ -133,9 +150,10 @@ impl RunOptions {
             format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
             writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
             record: matches.get_one::<String>("record").map(PathBuf::from),
+            rotation: Rotation::from_matches(matches)?,
             duration: matches.get_one("duration").copied(),
             count: matches.get_one("count").copied(),
-            ring_bytes,
+            ring_bytes: matches.get_one("ring-size").copied(),
             btf: matches.get_one::<String>("btf").map(PathBuf::from),
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),

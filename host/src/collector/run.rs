@@ -1,6 +1,7 @@
 //! The collector's loop.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,7 @@ fn start(broker: u32) -> Result<Collector, String> {
         arch: std::env::consts::ARCH.into(),
         kernel: start.session.kernel,
         modules,
+        segment: None,
     });
     Control::say(&FromCollector::Boundary(boundary.report().clone()));
     Ok(Collector {
@@ -183,6 +185,7 @@ impl Collector {
             let mut notices = Vec::new();
             let due = self.out.sinks.tick(Instant::now(), &mut notices);
             self.say(notices);
+            self.ask_for_files();
             if !told && self.out.sinks.all_ended() {
                 told = true;
                 Control::say(&FromCollector::NobodyListens);
@@ -191,7 +194,7 @@ impl Collector {
                 told = true;
                 Control::say(&FromCollector::CountReached);
             }
-            self.heed_broker()?;
+            self.heed_broker(Duration::ZERO)?;
             if busy || std::mem::take(&mut self.look_again) && !congested {
                 continue;
             }
@@ -246,9 +249,15 @@ impl Collector {
         self.look_again = true;
     }
 
-    fn heed_broker(&mut self) -> Result<(), String> {
-        while let Some(message) = self.mail.next()? {
+    /// Does what the broker has said; waits for its first word so long.
+    fn heed_broker(&mut self, patience: Duration) -> Result<(), String> {
+        let mut patience = patience;
+        while let Some((message, file)) = self.mail.next(std::mem::take(&mut patience))? {
             match message {
+                ToCollector::File { output, refused } => {
+                    let file = file.ok_or(refused.unwrap_or(libc::EBADF));
+                    self.out.sinks.give_file(output, file);
+                }
                 ToCollector::Restarted(index) => {
                     // The worker is gone, so what its link holds now is all that it published.
                     self.ended(index, Ended::Restarted);
@@ -296,6 +305,26 @@ impl Collector {
         }
     }
 
+    /// Files are the broker's to open.
+    fn ask_for_files(&mut self) {
+        for output in self.out.sinks.wanted_files() {
+            Control::say(&FromCollector::NextFile(output));
+        }
+    }
+
+    /// At the end: what was asked for and has not come, or is wanted for the last lines.
+    fn wait_for_files(&mut self) -> Result<(), String> {
+        let until = Instant::now() + LAST_WRITE;
+        loop {
+            self.out.sinks.flush();
+            self.ask_for_files();
+            if !self.out.sinks.waits_for_files() || Instant::now() > until {
+                return Ok(());
+            }
+            self.heed_broker(SLEEP)?;
+        }
+    }
+
     fn say(&self, notices: Vec<crate::sink::Notice>) {
         for notice in notices {
             Control::say(&FromCollector::OutputFailed(format!("{}: {}", notice.output, notice.text)));
@@ -319,7 +348,10 @@ impl Collector {
             wall_ns: self.out.clock.wall_ns(now),
             duration_ns: now.saturating_sub(self.began),
             summary: &summary,
+            segment: None,
         });
+        // Without the broker there is no file, and nobody to tell.
+        let _ = self.wait_for_files();
         let (notices, reports) = self.out.sinks.finish(LAST_WRITE);
         self.say(notices);
         self.out.sinks.add_losses(&mut summary);
@@ -370,20 +402,23 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
 #[derive(Default)]
 struct Mail {
     control: Control,
-    kept: VecDeque<ToCollector>,
+    kept: VecDeque<Letter>,
     /// Target files by module and number.
     targets: HashMap<(usize, u32), Rc<TargetName>>,
 }
 
+/// A message, and the file that came with it.
+type Letter = (ToCollector, Option<OwnedFd>);
+
 impl Mail {
-    fn next(&mut self) -> Result<Option<ToCollector>, String> {
+    fn next(&mut self, patience: Duration) -> Result<Option<Letter>, String> {
         loop {
-            let message = match self.kept.pop_front() {
-                Some(message) => Some(message),
-                None => self.control.hear(Duration::ZERO).map_err(|e| format!("the broker is gone: {e}"))?,
+            let letter = match self.kept.pop_front() {
+                Some(letter) => Some(letter),
+                None => self.control.hear_with_file(patience).map_err(|e| format!("the broker is gone: {e}"))?,
             };
-            match message {
-                Some(ToCollector::Target(module, number, name)) => self.name(module, number, name),
+            match letter {
+                Some((ToCollector::Target(module, number, name), _)) => self.name(module, number, name),
                 other => return Ok(other),
             }
         }
@@ -393,9 +428,9 @@ impl Mail {
     fn answer(&mut self, patience: Duration) -> Option<Process> {
         let until = Instant::now() + patience;
         loop {
-            match self.control.hear(until.saturating_duration_since(Instant::now())).ok()?? {
-                ToCollector::Resolved(process) => return Some(process),
-                ToCollector::Target(module, number, name) => self.name(module, number, name),
+            match self.control.hear_with_file(until.saturating_duration_since(Instant::now())).ok()?? {
+                (ToCollector::Resolved(process), _) => return Some(process),
+                (ToCollector::Target(module, number, name), _) => self.name(module, number, name),
                 other => self.kept.push_back(other),
             }
         }
@@ -410,9 +445,9 @@ impl Mail {
     /// is among the letters that were not opened.
     fn target(&mut self, module: usize, number: u32) -> Option<Rc<TargetName>> {
         if !self.targets.contains_key(&(module, number)) {
-            while let Ok(Some(message)) = self.control.hear(Duration::ZERO) {
-                match message {
-                    ToCollector::Target(module, number, name) => self.name(module, number, name),
+            while let Ok(Some(letter)) = self.control.hear_with_file(Duration::ZERO) {
+                match letter {
+                    (ToCollector::Target(module, number, name), _) => self.name(module, number, name),
                     other => self.kept.push_back(other),
                 }
             }

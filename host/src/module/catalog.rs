@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::trust::Trust;
 
 pub use load::Loaded;
+pub use names::closest;
 
 /// What a directory holds, each file judged.
 #[derive(Debug)]
@@ -157,6 +158,11 @@ impl Catalog {
         self.search.dir()
     }
 
+    /// The directory, if it is there.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
     /// The module that a word on the command line means: its name, its command or an alias.
     ///
     /// # Errors
@@ -177,7 +183,7 @@ impl Catalog {
         Err(Unknown::None {
             name: word.to_owned(),
             dir: self.dir().to_owned(),
-            did_you_mean: names::closest(word, self.commands.keys().map(String::as_str)).map(str::to_owned),
+            did_you_mean: closest(word, self.commands.keys().map(String::as_str)).map(str::to_owned),
         })
     }
 

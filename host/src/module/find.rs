@@ -168,6 +168,11 @@ impl Directory {
         &self.path
     }
 
+    /// Who else than root could put a module there, if anybody.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
     /// The module files, by name. Other files are none of ours and are passed over in silence.
     ///
     /// # Errors

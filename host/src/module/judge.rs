@@ -229,7 +229,7 @@ fn kernel(manifest: &Manifest, facts: &Facts) -> Result<(), Refusal> {
         return Err(Refusal::new(
             Code::Kernel,
             "needs the kernel's type information, this kernel has no /sys/kernel/btf/vmlinux",
-            "run it on a kernel built with CONFIG_DEBUG_INFO_BTF=y (most distributions since 2021)",
+            "give a file with this kernel's types with --btf, or use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
         ));
     }
     if !manifest.kernel.arch.is_empty() && !manifest.kernel.arch.contains(&facts.arch) {

@@ -47,6 +47,42 @@ fn missing_in(effective: CapabilitySet) -> Vec<&'static str> {
     CAPTURE.iter().filter(lacks).map(|c| c.0).collect()
 }
 
+/// A capability, and whether this process has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// `CAP_BPF`.
+    pub name: &'static str,
+    /// It has it, or what the kernel takes instead.
+    pub held: bool,
+    /// What is not possible without it; `None`: capturing.
+    pub without: Option<&'static str>,
+}
+
+const USEFUL: [(&str, CapabilitySet, &str); 5] = [
+    (
+        "CAP_SETUID",
+        CapabilitySet::SETUID,
+        "children keep this user: what they could do is held by the other walls only",
+    ),
+    ("CAP_SETGID", CapabilitySet::SETGID, "children keep this user's groups"),
+    ("CAP_SETPCAP", CapabilitySet::SETPCAP, "children keep the capability bounding set"),
+    ("CAP_KILL", CapabilitySet::KILL, "a child that hangs can only be ended by root"),
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "probes can be attached by uprobe_multi only (Linux 6.6)"),
+];
+
+/// Every capability that is of use, those first that capturing needs.
+#[must_use]
+pub fn look() -> Vec<Held> {
+    look_in(capabilities(None).map_or(CapabilitySet::empty(), |c| c.effective))
+}
+
+fn look_in(effective: CapabilitySet) -> Vec<Held> {
+    let missing = missing_in(effective);
+    let needed = CAPTURE.iter().map(|c| Held { name: c.0, held: !missing.contains(&c.0), without: None });
+    let useful = USEFUL.iter().map(|c| Held { name: c.0, held: effective.contains(c.1), without: Some(c.2) });
+    needed.chain(useful).collect()
+}
+
 /// The set that [`keep_only`] keeps at most.
 fn wanted(keep: Keep) -> CapabilitySet {
     let respawn = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP | CapabilitySet::KILL;
@@ -117,6 +153,15 @@ mod tests {
             ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]
         );
         assert_eq!(missing_in(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_OVERRIDE), ["CAP_SYS_PTRACE"]);
+    }
+
+    #[test]
+    fn what_is_needed_comes_first_and_what_is_useful_has_its_cost() {
+        let held = look_in(CapabilitySet::SYS_ADMIN | CapabilitySet::KILL);
+        let names: Vec<(&str, bool)> = held.iter().filter(|h| h.held).map(|h| (h.name, h.without.is_none())).collect();
+        let expected = [("CAP_BPF", true), ("CAP_PERFMON", true), ("CAP_KILL", false), ("CAP_SYS_ADMIN", false)];
+        assert_eq!(names, expected);
+        assert_eq!(held.iter().take_while(|h| h.without.is_none()).count(), CAPTURE.len());
     }
 
     #[test]

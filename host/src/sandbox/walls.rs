@@ -1,4 +1,5 @@
 //! Landlock: no file system, no network ports, no signals and no abstract sockets beyond this process.
+#![expect(unsafe_code, reason = "the one question that the crate has no function for: which version the kernel has")]
 
 use std::os::fd::BorrowedFd;
 
@@ -36,6 +37,21 @@ pub(super) fn close(readable: Option<BorrowedFd<'_>>) -> Result<Enforced, Sandbo
         (_, LandlockStatus::NotEnabled) => Enforced::Nothing("switched off at boot"),
         _ => Enforced::Nothing("not in this kernel"),
     })
+}
+
+/// Version of Landlock that this kernel has, and the one that this host would use all of. Restricts nothing.
+///
+/// # Errors
+/// Of the system call: not built in (`ENOSYS`), or switched off at boot (`EOPNOTSUPP`).
+pub fn versions() -> std::io::Result<(i32, i32)> {
+    const VERSION: usize = 1;
+    #[expect(clippy::disallowed_methods, reason = "this is sandbox/")]
+    // SAFETY: with no attributes and this flag the kernel reads no memory and makes nothing; it answers a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION) };
+    match i32::try_from(abi) {
+        Ok(abi) if abi > 0 => Ok((abi, WANTED as i32)),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn restrict(readable: Option<BorrowedFd<'_>>) -> Result<landlock::RestrictionStatus, RulesetError> {

@@ -59,6 +59,7 @@ fn events_per_second() {
                 multiline: false,
                 color: false,
                 shared: false,
+                rotate: None,
                 quiet_end: false,
             };
             let mut set = SinkSet::new(vec![OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }]).unwrap();

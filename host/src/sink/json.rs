@@ -8,7 +8,7 @@ use crate::event::{Event, Value};
 
 use super::encode::{base64, decimal, float, signed};
 use super::escape;
-use super::session::{Gap, Render, SessionEnd, SessionStart};
+use super::session::{Gap, Render, SegmentEnd, SessionEnd, SessionStart};
 use super::time::Rfc3339;
 
 /// Version of the lines' schema: a number that grows when a key changes its meaning; new keys do not change it.
@@ -77,6 +77,20 @@ impl Render for Json {
             text("version", module.version.as_bytes(), out);
             flag("tainted", module.tainted, out);
         });
+        segment(start.segment, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn segment_end(&mut self, end: &SegmentEnd<'_>, out: &mut Vec<u8>) {
+        self.begin(end.wall_ns, "ecapture.session.continued", out);
+        key("ecapture.session.modules", out);
+        list(end.modules, out, |module, out| {
+            out.extend_from_slice(b"{\"name\":");
+            string(module.name.as_bytes(), out);
+            number("events", module.events, out);
+            number("sink_lost", module.lost, out);
+        });
+        segment(Some(end.segment), out);
         out.extend_from_slice(b"}\n");
     }
 
@@ -92,6 +106,7 @@ impl Render for Json {
             }
             number("unaccounted", totals.unaccounted(), out);
         });
+        segment(end.segment, out);
         out.extend_from_slice(b"}\n");
     }
 
@@ -116,6 +131,13 @@ impl Json {
         out.extend_from_slice(b"\",\"event.name\":\"");
         out.extend_from_slice(name.as_bytes());
         out.push(b'"');
+    }
+}
+
+/// Which file of several this is.
+fn segment(segment: Option<u64>, out: &mut Vec<u8>) {
+    if let Some(segment) = segment {
+        number("ecapture.session.segment", segment, out);
     }
 }
 

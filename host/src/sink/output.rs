@@ -14,7 +14,7 @@ use crate::event::Event;
 
 use super::fd::Destination;
 use super::queue::{NO_MODULE, Queue};
-use super::session::{Gap, Render, SessionEnd, SessionStart};
+use super::session::{Gap, Render, SegmentEnd, SessionEnd, SessionStart};
 use super::set::{Notice, Sink, SinkReport};
 
 /// Time between two tries after an error.
@@ -53,6 +53,13 @@ enum State {
     Ended,
 }
 
+#[derive(Debug)]
+struct Counts {
+    module: Arc<str>,
+    taken: u64,
+    lost: u64,
+}
+
 /// One output.
 pub struct Output {
     name: String,
@@ -71,7 +78,10 @@ pub struct Output {
     progress: Instant,
     gap: Option<Gap>,
     error: Option<String>,
-    modules: Vec<(Arc<str>, u64)>,
+    modules: Vec<Counts>,
+    /// Events and bytes that were put into the queue.
+    taken: u64,
+    bytes: u64,
     written: u64,
     after_end: u64,
     notices: Vec<Notice>,
@@ -100,6 +110,8 @@ impl Output {
             gap: None,
             error: None,
             modules: Vec::new(),
+            taken: 0,
+            bytes: 0,
             written: 0,
             after_end: 0,
             notices: Vec::new(),
@@ -109,8 +121,8 @@ impl Output {
     fn number_of(&mut self, module: &Arc<str>) -> u16 {
         // A handful of modules: their names are compared by address first.
         let same = |known: &Arc<str>| Arc::ptr_eq(known, module) || known == module;
-        let at = self.modules.iter().position(|(known, _)| same(known)).unwrap_or_else(|| {
-            self.modules.push((module.clone(), 0));
+        let at = self.modules.iter().position(|known| same(&known.module)).unwrap_or_else(|| {
+            self.modules.push(Counts { module: module.clone(), taken: 0, lost: 0 });
             self.modules.len() - 1
         });
         u16::try_from(at).unwrap_or(NO_MODULE - 1)
@@ -124,8 +136,8 @@ impl Output {
     }
 
     fn lose(&mut self, module: u16, wall_ns: u64) {
-        if let Some((_, lost)) = self.modules.get_mut(usize::from(module)) {
-            *lost += 1;
+        if let Some(counts) = self.modules.get_mut(usize::from(module)) {
+            counts.lost += 1;
         }
         match &mut self.gap {
             Some(gap) => (gap.lost, gap.last_ns) = (gap.lost + 1, wall_ns),
@@ -176,7 +188,7 @@ impl Output {
 
     fn put_gap(&mut self) {
         if let Some(gap) = self.gap.take() {
-            self.queue.push(NO_MODULE, |out| self.render.gap(&gap, out));
+            self.bytes += self.queue.push(NO_MODULE, |out| self.render.gap(&gap, out)) as u64;
             self.notices.push(Notice {
                 output: self.name.clone(),
                 text: format!("{} events were not written ({})", gap.lost, gap.reason),
@@ -244,8 +256,8 @@ impl Output {
         let modules = &mut self.modules;
         let mut lost = 0;
         self.queue.discard(|module| {
-            if let Some((_, count)) = modules.get_mut(usize::from(module)) {
-                *count += 1;
+            if let Some(counts) = modules.get_mut(usize::from(module)) {
+                counts.lost += 1;
                 lost += 1;
             }
         });
@@ -259,23 +271,68 @@ impl Output {
     }
 }
 
-impl Sink for Output {
-    fn event(&mut self, event: &Event<'_>) {
+impl Output {
+    /// Takes an event if all that was taken stays below `limit` bytes with it. False: it does not, nothing has changed, and
+    /// there was an event before. A first event is always taken; one that is lost takes no room.
+    pub fn event_within(&mut self, event: &Event<'_>, limit: u64) -> bool {
         if self.state == State::Ended {
             self.after_end += 1;
-            return;
+            return true;
         }
         let module = self.number_of(event.schema.module());
         if !self.has_room() {
-            return self.lose(module, event.wall_ns);
+            self.lose(module, event.wall_ns);
+            return true;
         }
         self.put_gap();
-        self.queue.push(module, |out| self.render.event(event, out));
+        let bytes = self.queue.push(module, |out| self.render.event(event, out)) as u64;
+        if self.taken > 0 && self.bytes.saturating_add(bytes) > limit {
+            self.queue.take_back();
+            return false;
+        }
+        self.taken += 1;
+        self.bytes += bytes;
+        if let Some(counts) = self.modules.get_mut(usize::from(module)) {
+            counts.taken += 1;
+        }
         self.write_if_due();
+        true
+    }
+
+    /// Takes the last line of a file that another one follows.
+    pub fn segment_end(&mut self, end: &SegmentEnd<'_>) {
+        self.put_gap();
+        self.queue.push(NO_MODULE, |out| self.render.segment_end(end, out));
+    }
+
+    /// Events that it has taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Module, events taken, events lost.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.modules.iter().map(|counts| (&*counts.module, counts.taken, counts.lost))
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Nothing waits to be written or said.
+    pub fn is_idle(&self) -> bool {
+        self.notices.is_empty() && (self.queue.is_empty() || self.state == State::Ended)
+    }
+}
+
+impl Sink for Output {
+    fn event(&mut self, event: &Event<'_>) {
+        self.event_within(event, u64::MAX);
     }
 
     fn session_start(&mut self, start: &SessionStart) {
-        self.queue.push(NO_MODULE, |out| self.render.session_start(start, out));
+        self.bytes += self.queue.push(NO_MODULE, |out| self.render.session_start(start, out)) as u64;
     }
 
     fn session_end(&mut self, end: &SessionEnd<'_>) {
@@ -348,8 +405,8 @@ impl Sink for Output {
         SinkReport {
             name: self.name.clone(),
             written: self.written,
-            lost: self.modules.iter().map(|(_, lost)| lost).sum(),
-            lost_by_module: self.modules.iter().map(|(name, lost)| (name.to_string(), *lost)).collect(),
+            lost: self.modules.iter().map(|counts| counts.lost).sum(),
+            lost_by_module: self.modules.iter().map(|counts| (counts.module.to_string(), counts.lost)).collect(),
             after_end: self.after_end,
             error: self.error.clone(),
         }

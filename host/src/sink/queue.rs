@@ -39,13 +39,21 @@ impl Queue {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// Appends what `render` writes as one entry. It must only append.
-    pub fn push(&mut self, module: u16, render: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends what `render` writes as one entry, and gives its length. It must only append.
+    pub fn push(&mut self, module: u16, render: impl FnOnce(&mut Vec<u8>)) -> usize {
         let before = self.bytes.len();
         render(&mut self.bytes);
         let len = self.bytes.len().saturating_sub(before);
         if len > 0 {
             self.entries.push_back(Entry { len, module });
+        }
+        len
+    }
+
+    /// Takes the last entry out again, which must have been pushed since the last call of [`Queue::consume`].
+    pub fn take_back(&mut self) {
+        if let Some(entry) = self.entries.pop_back() {
+            self.bytes.truncate(self.bytes.len().saturating_sub(entry.len).max(self.start));
         }
     }
 
@@ -101,6 +109,21 @@ mod tests {
         let mut lost = Vec::new();
         queue.discard(|module| lost.push(module));
         assert_eq!((lost.as_slice(), queue.len(), queue.begun()), (&[2, 4][..], 0, 0));
+    }
+
+    #[test]
+    fn the_last_entry_can_be_taken_back() {
+        let mut queue = Queue::default();
+        assert_eq!(queue.push(1, |out| out.extend_from_slice(b"aaaa")), 4);
+        queue.consume(3, |_| panic!("not whole"));
+        queue.push(2, |out| out.extend_from_slice(b"bb"));
+        queue.take_back();
+        assert_eq!((queue.front(), queue.begun()), (&b"a"[..], 3));
+        queue.push(3, |out| out.extend_from_slice(b"c"));
+        let mut done = Vec::new();
+        queue.consume(2, |module| done.push(module));
+        assert_eq!((done.as_slice(), queue.is_empty()), (&[1, 3][..], true));
+        queue.take_back();
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::Value as J;
 
 use super::json::Json;
 use super::samples;
-use super::session::{Gap, Render, SessionEnd, SessionModule, SessionStart};
+use super::session::{Gap, Render, SegmentEnd, SegmentModule, SessionEnd, SessionModule, SessionStart};
 use crate::event::{Event, Flags, Summary, Value, model::Stream};
 use ecapture_plugin_api::manifest::{HOST_COLUMNS, HOST_PREFIXES};
 
@@ -104,8 +104,12 @@ fn events_are_as_published() {
 #[test]
 fn session_lines_and_gaps_are_as_published() {
     let module = SessionModule { name: "mysql".into(), version: "0.1.0".into(), tainted: true };
-    let start =
-        SessionStart { host: "a\"b\n".into(), modules: vec![module.clone(), module], ..SessionStart::default() };
+    let start = SessionStart {
+        host: "a\"b\n".into(),
+        modules: vec![module.clone(), module],
+        segment: Some(2),
+        ..SessionStart::default()
+    };
     let start = line(|json, out| json.session_start(&start, out));
     conforms("ecapture.session.start", &start);
     assert_eq!(start["ecapture.session.tainted"], true);
@@ -113,8 +117,15 @@ fn session_lines_and_gaps_are_as_published() {
 
     let mut summary = Summary::default();
     (summary.module("mysql").produced, summary.module("tls").sink_lost) = (5, u64::MAX);
-    let end = line(|json, out| json.session_end(&SessionEnd { wall_ns: 1, duration_ns: 2, summary: &summary }, out));
+    let end = SessionEnd { wall_ns: 1, duration_ns: 2, summary: &summary, segment: Some(3) };
+    let end = line(|json, out| json.session_end(&end, out));
     conforms("ecapture.session.end", &end);
+    assert_eq!((&start["ecapture.session.segment"], &end["ecapture.session.segment"]), (&J::from(2), &J::from(3)));
+    let modules = [SegmentModule { name: "mysql".into(), events: 7, lost: 1 }];
+    let continued = SegmentEnd { wall_ns: 1, segment: 2, modules: &modules };
+    let continued = line(|json, out| json.segment_end(&continued, out));
+    conforms("ecapture.session.continued", &continued);
+    assert_eq!(continued["ecapture.session.modules"][0]["events"], 7);
     assert_eq!(end["ecapture.session.modules"][0]["unaccounted"], 5);
     assert_eq!(end["ecapture.session.modules"][1]["sink_lost"], u64::MAX);
 

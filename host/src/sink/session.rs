@@ -9,6 +9,8 @@ pub trait Render: Send {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
     /// The first line; nothing in formats that have none.
     fn session_start(&mut self, start: &SessionStart, out: &mut Vec<u8>);
+    /// The last line of a file that another one follows; nothing in formats that have none.
+    fn segment_end(&mut self, _end: &SegmentEnd<'_>, _out: &mut Vec<u8>) {}
     /// The last line.
     fn session_end(&mut self, end: &SessionEnd<'_>, out: &mut Vec<u8>);
     /// Events that this output could not take, at the place where they are missing.
@@ -30,6 +32,8 @@ pub struct SessionStart {
     pub kernel: String,
     /// The modules of the run.
     pub modules: Vec<SessionModule>,
+    /// Number of this file, if the output is rotated.
+    pub segment: Option<u64>,
 }
 
 /// A module of a session.
@@ -53,6 +57,30 @@ pub struct SessionEnd<'a> {
     /// The totals so far. Losses of sinks that happen while the last bytes are written are known only to
     /// [`super::SinkSet::finish`].
     pub summary: &'a Summary,
+    /// Number of this file, if the output is rotated.
+    pub segment: Option<u64>,
+}
+
+/// Facts of `ecapture.session.continued`.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentEnd<'a> {
+    /// Wall time of the last event, ns since 1970.
+    pub wall_ns: u64,
+    /// Number of this file.
+    pub segment: u64,
+    /// What is in it.
+    pub modules: &'a [SegmentModule],
+}
+
+/// A module's part of a file.
+#[derive(Debug, Clone, Default)]
+pub struct SegmentModule {
+    /// Name.
+    pub name: String,
+    /// Events in the file.
+    pub events: u64,
+    /// Events that should be in it and could not be taken.
+    pub lost: u64,
 }
 
 /// A hole in one output.

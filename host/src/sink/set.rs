@@ -21,6 +21,7 @@ use super::hex::Hex;
 use super::json::Json;
 use super::output::{Limits, Output};
 use super::recording::Recording;
+use super::rotate::{Rotate, Rotating};
 use super::session::{Render, SessionEnd, SessionStart};
 use super::text::{Text, TextOptions};
 
@@ -62,6 +63,16 @@ pub trait Sink: Send {
     fn ended(&self) -> bool {
         false
     }
+    /// It needs its next file, and this is the first call that says so.
+    fn wants_file(&mut self) -> bool {
+        false
+    }
+    /// It keeps what it is given until its next file comes.
+    fn waits_for_file(&self) -> bool {
+        false
+    }
+    /// Its next file, or the error number with which it could not be opened.
+    fn give_file(&mut self, _file: Result<OwnedFd, i32>) {}
 }
 
 /// Something to tell the user about an output, once.
@@ -141,6 +152,9 @@ pub struct OutputOptions {
     /// End without a word when the reader is gone (stdout).
     #[serde(default)]
     pub quiet_end: bool,
+    /// Cut into files: the first one is given, the rest are asked for.
+    #[serde(default)]
+    pub rotate: Option<Rotate>,
 }
 
 /// An output to be.
@@ -229,6 +243,23 @@ impl SinkSet {
         !self.sinks.is_empty() && self.sinks.iter().all(|sink| sink.ended())
     }
 
+    /// Outputs whose next file is to be asked for now, by their numbers.
+    pub fn wanted_files(&mut self) -> Vec<usize> {
+        self.sinks.iter_mut().enumerate().filter_map(|(at, sink)| sink.wants_file().then_some(at)).collect()
+    }
+
+    /// A file was asked for and has not come.
+    pub fn waits_for_files(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.waits_for_file())
+    }
+
+    /// The answer: an open file, or the error number.
+    pub fn give_file(&mut self, output: usize, file: Result<OwnedFd, i32>) {
+        if let Some(sink) = self.sinks.get_mut(output) {
+            sink.give_file(file);
+        }
+    }
+
     /// Sets `sink_lost` of each module to what all outputs together have lost so far.
     pub fn add_losses(&self, summary: &mut Summary) {
         summary.modules.iter_mut().for_each(|totals| totals.sink_lost = 0);
@@ -268,21 +299,25 @@ impl SinkSet {
 }
 
 fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
-    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end } = spec.options;
+    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end, rotate } = spec.options;
     let text = TextOptions { utc_offset_s, multiline, color };
-    let render: Option<Box<dyn Render>> = match format {
-        Format::None => return Ok(Box::new(Count::new(&name))),
-        Format::Text => Some(Box::new(Text::new(text))),
-        Format::Hex => Some(Box::new(Hex::new(text))),
-        Format::Json => Some(Box::new(Json::default())),
-        Format::Recording => None,
-    };
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("output {name} came without a descriptor"));
+    if format == Format::None {
+        return Ok(Box::new(Count::new(&name)));
+    }
     let fd = spec.fd.ok_or_else(missing)?;
-    let render = match render {
-        Some(render) => render,
-        None => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
+    let render: fn(TextOptions) -> Box<dyn Render> = match format {
+        Format::None => return Ok(Box::new(Count::new(&name))),
+        Format::Recording => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
+        Format::Text => |text| Box::new(Text::new(text)),
+        Format::Hex => |text| Box::new(Hex::new(text)),
+        Format::Json => |_| Box::new(Json::default()),
     };
+    if let Some(rotate) = rotate {
+        let render = Box::new(move || render(text));
+        return Ok(Box::new(Rotating::new(&name, rotate, Limits::default(), render, fd)?));
+    }
+    let render = render(text);
     let destination = FdDestination::new(fd, if shared { Sharing::Shared } else { Sharing::Own })?;
     Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), Limits::default())))
 }
@@ -303,6 +338,7 @@ mod tests {
             color: false,
             shared,
             quiet_end: shared,
+            rotate: None,
         };
         OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }
     }
@@ -335,7 +371,7 @@ mod tests {
         let mut summary = Summary::default();
         set.add_losses(&mut summary);
         assert!(summary.module("mysql").sink_lost > 0);
-        set.session_end(&SessionEnd { wall_ns: 0, duration_ns: 0, summary: &summary });
+        set.session_end(&SessionEnd { wall_ns: 0, duration_ns: 0, summary: &summary, segment: None });
         let (notices, reports) = set.finish(Duration::from_millis(20));
         drop(reader);
         let [stdout, disk, none] = reports.as_slice() else { panic!("{reports:?}") };

@@ -29,6 +29,15 @@ impl Rfc3339 {
     }
 }
 
+/// `20261123T140211Z`, for names of files.
+#[must_use]
+pub fn compact(seconds: u64) -> String {
+    let mut text = Vec::new();
+    date(seconds, &mut text);
+    let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !matches!(c, '-' | ':' | '.')).collect();
+    text + "Z"
+}
+
 fn date(seconds: u64, out: &mut Vec<u8>) {
     let (year, month, day) = civil(seconds / DAY);
     padded::<4>(year, out);
@@ -89,6 +98,11 @@ mod tests {
         assert_eq!(rfc(1_767_225_599_000_000_001), "2025-12-31T23:59:59.000000001Z");
         assert_eq!(rfc(4_107_542_400_000_000_000), "2100-03-01T00:00:00.000000000Z");
         assert_eq!(rfc(u64::MAX), "2554-07-21T23:34:33.709551615Z");
+    }
+
+    #[test]
+    fn a_name_of_a_file() {
+        assert_eq!(compact(951_782_399), "20000228T235959Z");
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool) ->
         color: o.terminal,
         shared: o.inherited,
         quiet_end: o.inherited,
+        rotate: o.rotate,
     };
     outputs.iter().map(options).collect()
 }

@@ -85,7 +85,7 @@ impl Catalog {
 }
 
 /// The closest of `known`, if it looks like a slip of the hand: one edit in a short word, two in a longer one.
-pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = if word.chars().count() < 5 { 1 } else { 2 };
     known.map(|name| (edits(word, name), name)).filter(|(count, _)| *count <= limit).min().map(|(_, name)| name)
 }
