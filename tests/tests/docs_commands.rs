@@ -1,0 +1,107 @@
+//! Commands that documents show run as they stand there, on private programs. (Those of README, configuration, doctor and output
+//! files have tests of their own.)
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use ecapture_tests::bash::{Bash, SHELL};
+use ecapture_tests::capture::{Modules, bin_dir};
+use ecapture_tests::mariadb::{Mariadb, SERVER};
+use ecapture_tests::mysql::Client;
+use ecapture_tests::{document, needs, skip_if};
+
+/// Runs a command with these words in place of others and with more at its end, in a directory, while something goes on.
+fn run(modules: &Modules, dir: &Path, command: &str, instead: &[(&str, &str)], goes_on: impl Fn()) -> Output {
+    let words = command.split(' ').skip(1).map(|word| {
+        let other = instead.iter().find(|(from, _)| *from == word);
+        other.map_or(word, |(_, to)| *to)
+    });
+    let mut process =
+        modules.ecapture().args(words).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while process.try_wait().unwrap().is_none() {
+        goes_on();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn recordings_and_checks() {
+    skip_if!("recordings_and_checks", needs::capture(), needs::program(SERVER, "mariadb-server-core"));
+    let server = Mariadb::start();
+    let modules = Modules::with(&["mysql"]);
+    let dir = tempfile::tempdir().unwrap();
+    let module = bin_dir().join("libecap_mysql.so").to_str().unwrap().to_owned();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/mysql/mariadb-10.11.ecaprec");
+    let pid = server.pid().to_string();
+    let instead = [
+        ("4711", pid.as_str()),
+        ("libecap_mysql.so", &module),
+        ("/usr/lib/ecapture/modules/libecap_mysql.so", &module),
+        ("session.ecaprec", golden.to_str().unwrap()),
+        ("10s", "2s"),
+        ("60s", "2s"),
+    ];
+    let ask = || {
+        Client::connect(&server.socket()).unwrap().query(b"select 'for the document'").unwrap();
+    };
+    let mut commands = document::commands("docs/recordings.md");
+    assert_eq!(commands.len(), 2);
+    commands.extend(document::commands("docs/module-check.md"));
+    assert_eq!(commands.len(), 6);
+    for command in commands {
+        let shown = run(&modules, dir.path(), &command, &instead, ask).stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        match command.as_str() {
+            c if c.contains("--record ") => assert!(dir.path().join("shop.jsonl").metadata().unwrap().len() > 1000),
+            c if c.contains("replay") => assert!(shown.contains("for the document"), "{command}: {shown}"),
+            c if c.contains("--json") => assert!(shown.contains("\"findings\""), "{command}: {shown}"),
+            _ => assert!(shown.contains(": 0 errors"), "{command}: {shown}"),
+        }
+    }
+}
+
+#[test]
+fn the_module_bash() {
+    skip_if!("the_module_bash", needs::capture(), needs::program(SHELL, "bash"));
+    let modules = Modules::with(&["bash"]);
+    let shell = Bash::installed();
+    let dir = tempfile::tempdir().unwrap();
+    // A shell that waits: commands for all shells are run for this one, and for its children.
+    let mut waiting = shell
+        .command()
+        .args(["-c", "while read -r line; do eval \"$line\"; done"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = waiting.id().to_string();
+    let orders = std::cell::RefCell::new(waiting.stdin.take().unwrap());
+    let order = || {
+        use std::io::Write as _;
+        orders.borrow_mut().write_all(b": for the document\n").unwrap();
+    };
+    let binary = shell.text();
+    let instead = [("4711", pid.as_str()), ("/bin/bash", &binary), ("1000", "65534"), ("10s", "2s")];
+    let commands = document::commands("docs/modules/bash.md");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in commands {
+        // Probes only what this test has started.
+        let mut whole = command.clone();
+        if !command.contains("--bash") && !command.contains("plan") && !command.contains("4711") {
+            whole += " --pid 4711";
+        }
+        if !command.contains("--duration") && !command.contains("--count") && !command.contains("plan") {
+            whole += " --duration 2s";
+        }
+        let shown = String::from_utf8(run(&modules, dir.path(), &whole, &instead, order).stdout).unwrap();
+        let wanted = if command.contains("plan") { "file offset" } else { ": for the document" };
+        let file = dir.path().join("commands.jsonl");
+        let shown = if command.contains("-w ") { std::fs::read_to_string(file).unwrap() } else { shown };
+        assert!(shown.contains(wanted), "{command}: {shown}");
+    }
+    drop(orders);
+    let _ = waiting.wait();
+}
