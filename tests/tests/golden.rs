@@ -8,6 +8,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ecapture_tests::bash::Bash;
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::Client;
@@ -66,6 +67,32 @@ fn mysql() {
         }
     }
     compare("mysql");
+}
+
+#[test]
+fn bash() {
+    if bless().as_deref() == Some("record") && !golden("bash").join("bash-5.2.ecaprec").exists() {
+        record_bash();
+    }
+    compare("bash");
+}
+
+/// One of everything that a shell does with a command.
+fn record_bash() {
+    std::fs::create_dir_all(golden("bash")).unwrap();
+    let recording = golden("bash").join("bash-5.2.ecaprec");
+    let (modules, shell) = (Modules::with(&["bash"]), Bash::installed());
+    let binary = shell.text();
+    let args = ["bash", "--bash", &binary, "-o", "none", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    shell.run_script(
+        b"name=world; echo \"hello $name\"\nf() { local x=1; return 3; }\nf a b\n! false\n/bin/echo one 'two words' | cat\n\
+          (exit 4)\nsleep 0.01 &\nwait\ncat <<END > /dev/null\nfirst $name\nlast\nEND\nno-such-program\n\
+          echo $(/bin/echo inner)\ntrue \xff\xfe\n/bin/sh -c 'kill -TERM $$'\nexit 5\n",
+    );
+    shell.run(&["-c", "/bin/echo the last one"]);
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
 }
 
 /// One of everything that the module tells apart.
