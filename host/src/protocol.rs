@@ -241,9 +241,9 @@ pub struct Process {
     pub pid: u32,
     /// Its executable, if it was still there.
     pub exe: Option<String>,
-    /// Id of the container that it runs in, if it does.
+    /// Id of the container that it, or `group`, is in.
     pub container: Option<String>,
-    /// Number of its control group (v2).
+    /// Number of the control group (v2) that was asked about.
     pub group: Option<u64>,
     /// When it began, monotonic ns; what happened before was another process of that number.
     pub started_ns: u64,
@@ -310,8 +310,8 @@ impl KernelTotals {
 pub enum FromCollector {
     /// The walls are up.
     Boundary(BoundaryReport),
-    /// Which program is this process?
-    Resolve(u32),
+    /// Which program is this process, and in which container is this control group (0: not known)?
+    Resolve(u32, u64),
     /// Everything up to this ring position of this module has arrived.
     Position(usize, u64),
     /// The number of events asked for has been written.

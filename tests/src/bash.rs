@@ -60,6 +60,15 @@ impl Bash {
         self.0.path().join("bash")
     }
 
+    /// The same, as text.
+    ///
+    /// # Panics
+    /// If the temporary directory has a strange name.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.binary().to_str().expect("a path that is text").into()
+    }
+
     /// What tells `ecapture bash` to capture from this copy, and from that of libreadline if the shell is linked to it.
     ///
     /// # Panics

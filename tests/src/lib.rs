@@ -9,6 +9,7 @@ pub mod capture;
 pub mod container;
 pub mod disk;
 pub mod document;
+pub mod engine;
 pub mod load;
 pub mod mariadb;
 pub mod mysql;

@@ -3,9 +3,11 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ecapture_tests::capture::{Capture, Modules};
+use ecapture_tests::capture::{Capture, Finished, Modules};
+use ecapture_tests::engine::Group;
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
+use ecapture_tests::target::Program;
 use ecapture_tests::{needs, skip_if};
 
 fn start(server: &Mariadb, more: &[&str]) -> (Modules, Capture) {
@@ -94,4 +96,78 @@ fn children_that_are_born_later_count_as_well() {
         .unwrap();
     shell.wait().unwrap();
     assert_eq!(capture.stop().code, Some(0));
+}
+
+const COMPILER: &str = "/usr/bin/gcc";
+
+/// What a capture with these options sees of a program that runs once as `run` says.
+fn said(program: &Program, more: &[&str], run: impl FnOnce()) -> Finished {
+    let modules = Modules::with(&["evil"]);
+    let path = program.text();
+    let capture = Capture::start(&modules, &[&["evil", "--target", &path, "-o", "json"][..], more].concat());
+    run();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{more:?}: {}", finished.said);
+    finished
+}
+
+fn count(finished: &Finished) -> usize {
+    finished.named("evil.said").count()
+}
+
+#[test]
+fn by_name_of_the_thread() {
+    skip_if!("by_name_of_the_thread", needs::capture(), needs::program(COMPILER, "gcc"));
+    let program = Program::compile("evil-target.c", "evil-target");
+    let run = || program.run(&["3", "0"]);
+    assert_eq!(count(&said(&program, &["--comm", "evil-target"], run)), 3);
+    assert_eq!(count(&said(&program, &["--comm", "mariadbd,evil-target"], run)), 3);
+    assert_eq!(count(&said(&program, &["--comm", "evil", "--comm", "evil-targe"], run)), 0);
+    // The kernel keeps 15 bytes of a name, and so many count.
+    let long = Program::compile("evil-target.c", "evil-target-with-a-long-name");
+    let run = || long.run(&["3", "0"]);
+    assert_eq!(count(&said(&long, &["--comm", "evil-target-with-a-long-name"], run)), 3);
+    assert_eq!(count(&said(&long, &["--comm", "evil-target-wit"], run)), 3);
+    // Every filter that is given must agree.
+    assert_eq!(count(&said(&long, &["--comm", "evil-target-wit", "--uid", "65534"], run)), 0);
+}
+
+#[test]
+fn by_control_group_with_all_below_it_also_when_it_is_made_anew() {
+    let name = "by_control_group_with_all_below_it_also_when_it_is_made_anew";
+    skip_if!(name, needs::capture(), needs::program(COMPILER, "gcc"), Group::missing());
+    let program = Program::compile("evil-target.c", "evil-target");
+    let (group, other) = (Group::new("wanted"), Group::new("other"));
+    let below = group.below("below");
+    let run = || {
+        for place in [&group, &below, &other] {
+            place.run(&program.path(), &["3", "0"]);
+        }
+        program.run(&["3", "0"]);
+    };
+    // By path, by the path from the top of the hierarchy, by number.
+    let number = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(group.path()).unwrap()).to_string();
+    let from_top = format!("/{}", group.path().file_name().unwrap().to_str().unwrap());
+    for wanted in [group.text(), from_top, number] {
+        assert_eq!(count(&said(&program, &["--cgroup", &wanted], run)), 6, "{wanted}");
+    }
+    assert_eq!(count(&said(&program, &["--cgroup", &below.text(), "--cgroup", &other.text()], run)), 6);
+    // As a service manager does it at a restart: another group under the old path.
+    let path = other.path().to_owned();
+    let finished = said(&program, &["--cgroup", &path.display().to_string()], || {
+        other.run(&program.path(), &["3", "0"]);
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::thread::sleep(Duration::from_millis(1200));
+        other.run(&program.path(), &["4", "0"]);
+    });
+    assert_eq!(count(&finished), 7);
+
+    let modules = Modules::with(&["evil"]);
+    for wanted in ["/no/such/group", "/tmp", "18446744073709551615"] {
+        let output = modules.run(&["evil", "--target", &program.text(), "--cgroup", wanted]);
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{wanted}: {words}");
+        assert!(words.contains("E-TARGET") && words.contains(wanted), "{wanted}: {words}");
+    }
 }

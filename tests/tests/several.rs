@@ -197,7 +197,7 @@ fn what_cannot_be_had_is_said_with_the_module_that_lacks_it() {
         (&["run", "mysql", "nothing"], 2, &["E-USAGE", "nothing"]),
         (&["run", "mysql", "mysqld"], 2, &["E-USAGE", "mysql is named twice"]),
         (&["run", "mysql", "--funcname", "x"], 2, &["--funcname"]),
-        (&["run", "mysql", "evil", "--pid", &own], 1, &["E-TARGET", "evil", "leave the module out"]),
+        (&["run", "mysql", "evil", "--no-children", "--pid", &own], 1, &["E-TARGET", "evil", "leave the module out"]),
         (&["run", "mysql", "evil", "--pid", "4194304"], 1, &["E-TARGET", "4194304"]),
     ];
     for (args, code, words) in cases {

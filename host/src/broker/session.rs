@@ -69,8 +69,11 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
     let began_ns = process::monotonic_ns();
     let mut prepared = Vec::new();
     for asked in &asked {
-        let pids =
-            if several && later == Later::default() { fitting(asked, &options.pids)? } else { options.pids.clone() };
+        let pids = if several && !(later.files && later.children) {
+            fitting(asked, &options.pids)?
+        } else {
+            options.pids.clone()
+        };
         let request = Request { config: &asked.options.config, targets: &asked.options.targets, pids: &pids, later };
         let one = tokio::select! {
             one = prepare(&asked.module, &request) => one.map_err(|e| if several { of(asked.name(), e) } else { e })?,
@@ -179,7 +182,7 @@ enum Happened {
     Collector(Option<FromCollector>),
     Worker(usize, Option<FromWorker>),
     Notices(Vec<Notice>),
-    Looked(Looked),
+    Looked(Box<Looked>),
     RestartDue(usize),
     Tick,
 }
@@ -258,7 +261,7 @@ impl Session {
                 message = self.collector.receive() => Happened::Collector(message),
                 (index, message) = next_word(&mut self.captures, self.turn) => Happened::Worker(index, message),
                 notices = self.filters.notices() => Happened::Notices(notices),
-                looked = self.discovery.looked() => Happened::Looked(looked),
+                looked = self.discovery.looked() => Happened::Looked(Box::new(looked)),
                 index = at(restart), if restart.is_some() => Happened::RestartDue(index),
                 _ = tick.tick() => Happened::Tick,
             };
@@ -280,7 +283,7 @@ impl Session {
                     }
                 }
                 Happened::Notices(notices) => self.heard(&notices),
-                Happened::Looked(looked) => self.looked(looked),
+                Happened::Looked(looked) => self.looked(*looked),
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
@@ -334,15 +337,19 @@ impl Session {
     }
 
     /// What `/proc` says of a process that the collector asks about.
-    fn resolve(&self, pid: u32) -> Process {
+    fn resolve(&self, pid: u32, group: u64) -> Process {
         // First: what changes from here on is told.
         self.filters.tell_of(pid);
         let place = cgroup::place(pid, self.cgroups.as_deref());
+        let container = match self.cgroups.as_deref() {
+            Some(mount) if group != 0 && place.group != Some(group) => cgroup::container_of_group(mount, group),
+            _ => place.container,
+        };
         Process {
             pid,
             exe: process::exe_path(pid).ok().map(|p| p.display().to_string()),
-            container: place.container,
-            group: place.group,
+            container,
+            group: (group != 0).then_some(group),
             started_ns: process::started_ns(pid).unwrap_or(0),
         }
     }
@@ -362,6 +369,9 @@ impl Session {
         self.discovery.stop();
         let links = self.captures.iter_mut().flat_map(|c| c.attached.take_links()).collect();
         attach::detach(links).await;
+        for capture in &mut self.captures {
+            capture.settle().await;
+        }
         self.captures.iter().for_each(Capture::finish);
     }
 
@@ -396,8 +406,8 @@ impl Session {
 
     async fn collector_says(&mut self, message: FromCollector) {
         match message {
-            FromCollector::Resolve(pid) => {
-                self.collector.send(&ToCollector::Resolved(self.resolve(pid)));
+            FromCollector::Resolve(pid, group) => {
+                self.collector.send(&ToCollector::Resolved(self.resolve(pid, group)));
             }
             FromCollector::Position(index, reached) => {
                 if let Some(capture) = self.captures.get_mut(index) {

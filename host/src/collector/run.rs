@@ -528,13 +528,14 @@ impl Out {
             return (None, None);
         }
         let now = Instant::now();
-        let mut of_group = if group > ROOT_GROUP { self.who.container(group) } else { None };
+        let group = if group > ROOT_GROUP { group } else { 0 };
+        let mut of_group = self.who.container(group);
         if runs_target && let Some(container) = of_group {
             return (None, container);
         }
         let mut process = self.who.process(pid, time_ns, now);
-        if process.is_none() {
-            Control::say(&FromCollector::Resolve(pid));
+        if process.is_none() || (group != 0 && of_group.is_none()) {
+            Control::say(&FromCollector::Resolve(pid, group));
             while let Some(answer) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {
                 let mine = answer.pid == pid;
                 self.who.learn(answer, now);
@@ -545,8 +546,10 @@ impl Out {
             if self.who.process(pid, time_ns, now).is_none() {
                 self.who.learn(Process { pid, ..Process::default() }, now);
             }
+            // An answer that comes later still counts; until then nobody is asked again.
+            self.who.nothing_of(group);
             process = self.who.process(pid, time_ns, now);
-            of_group = if group > ROOT_GROUP { self.who.container(group) } else { None };
+            of_group = self.who.container(group);
         }
         // The group is the event's own; without one of version 2, the process's word must do.
         let container = match of_group {

@@ -56,10 +56,10 @@ impl Who {
 
     /// Remembers an answer. A process that has ended meanwhile keeps the name that it had.
     pub fn learn(&mut self, process: Process, now: Instant) {
+        if self.groups.len() >= MAX_GROUPS {
+            self.groups.clear();
+        }
         if let Some(group) = process.group {
-            if self.groups.len() >= MAX_GROUPS {
-                self.groups.clear();
-            }
             self.groups.insert(group, process.container.as_deref().map(Rc::from));
         }
         if self.known.len() >= MAX_KNOWN {
@@ -80,6 +80,13 @@ impl Who {
         let from_ns = before.as_ref().map_or(0, |b| b.until_ns).max(process.started_ns);
         let pid = process.pid;
         self.known.insert(pid, (Answer { process: Rc::new(process), from_ns, until_ns: u64::MAX, since: now }, before));
+    }
+
+    /// Nothing was said of a control group when it was asked about.
+    pub fn nothing_of(&mut self, group: u64) {
+        if group != 0 {
+            self.groups.entry(group).or_default();
+        }
     }
 
     /// The process runs another program, or has ended, since then.

@@ -80,7 +80,7 @@ pub fn directory(wanted: &str) -> Result<PathBuf, GroupError> {
 }
 
 fn is_group(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|fs| i64::from(fs.f_type) == CGROUP2_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC)
 }
 
 /// A group's number is the inode of its directory.
@@ -144,6 +144,13 @@ pub fn place(pid: u32, mount: Option<&Path>) -> Place {
         .zip(unified(&text))
         .and_then(|(mount, path)| fs::metadata(mount.join(path.trim_start_matches('/'))).ok().map(|m| m.ino()));
     Place { container, group }
+}
+
+/// The container of a group by its number, for a process that is gone. `None` if the group is no container's, or gone too.
+#[must_use]
+pub fn container_of_group(mount: &Path, number: u64) -> Option<String> {
+    let dir = by_number(mount, number)?;
+    container_in(dir.strip_prefix(mount).ok()?.to_str()?).map(|(id, _)| id.to_owned())
 }
 
 fn path_of(line: &str) -> Option<&str> {

@@ -31,8 +31,16 @@ pub struct Found {
     pub how: String,
     /// It is what processes run, not a library that they map.
     pub program: bool,
+    /// The process that it was found through, if it was.
+    pub pid: Option<u32>,
+}
+
+impl Found {
     /// It was found through a process with mounts of its own, such as a container's.
-    pub foreign: bool,
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.pid.is_some_and(process::has_own_mounts)
+    }
 }
 
 /// What tells one file from another, and a file from what it was before.
@@ -53,7 +61,7 @@ impl FileId {
     /// Of `fstat`.
     pub fn of(file: &File) -> std::io::Result<Self> {
         let meta = file.metadata()?;
-        let overlay = rustix::fs::fstatfs(file).is_ok_and(|fs| i64::from(fs.f_type) == OVERLAY_MAGIC);
+        let overlay = rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_type == OVERLAY_MAGIC);
         Ok(Self {
             dev: meta.dev(),
             ino: meta.ino(),
@@ -184,7 +192,7 @@ pub fn discover(
 pub fn explicit_file(targets: &[Target], path: &Path) -> Result<Found, TargetError> {
     let file = open(path).map_err(|source| TargetError::Open { path: path.into(), source })?;
     let program = targets.iter().all(|t| t.kind == TargetKind::Executable);
-    keep(file, path.into(), "given", program, false).ok_or_else(|| TargetError::NotRegular { path: path.into() })
+    keep(file, path.into(), "given", program, None).ok_or_else(|| TargetError::NotRegular { path: path.into() })
 }
 
 fn usual_places(targets: &[Target]) -> BTreeSet<&str> {
@@ -199,7 +207,7 @@ pub fn in_usual_places(targets: &[Target]) -> Vec<Found> {
         let program = target.kind == TargetKind::Executable;
         for place in &target.paths {
             let file = open(Path::new(place)).ok();
-            found.extend(file.and_then(|file| keep(file, place.into(), "usual place", program, false)));
+            found.extend(file.and_then(|file| keep(file, place.into(), "usual place", program, None)));
         }
     }
     found
@@ -238,7 +246,7 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
                     && let Ok(file) = process::open_exe(pid)
                 {
                     let how = format!("process {pid}");
-                    found.extend(keep(file, exe.clone(), &how, true, process::has_own_mounts(pid)));
+                    found.extend(keep(file, exe.clone(), &how, true, Some(pid)));
                 }
             }
             TargetKind::Library => {
@@ -247,7 +255,7 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
                     let through = PathBuf::from(format!("/proc/{pid}/root{}", path.display()));
                     if let Ok(file) = open(&through) {
                         let how = format!("process {pid}");
-                        found.extend(keep(file, path, &how, false, process::has_own_mounts(pid)));
+                        found.extend(keep(file, path, &how, false, Some(pid)));
                     }
                 }
             }
@@ -277,12 +285,12 @@ fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-fn keep(file: File, path: PathBuf, how: &str, program: bool, foreign: bool) -> Option<Found> {
+fn keep(file: File, path: PathBuf, how: &str, program: bool, pid: Option<u32>) -> Option<Found> {
     let meta: fs::Metadata = file.metadata().ok()?;
     if !meta.is_file() || meta.len() > MAX_FILE {
         return None;
     }
-    Some(Found { identity: FileId::of(&file).ok()?, file, path, how: how.into(), program, foreign })
+    Some(Found { identity: FileId::of(&file).ok()?, file, path, how: how.into(), program, pid })
 }
 
 fn add(found: &mut Vec<Found>, one: Found) {

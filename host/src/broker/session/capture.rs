@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ecapture_plugin_api::manifest::TargetKind;
+use ecapture_plugin_api::manifest::{Target as Wanted, TargetKind};
 use tokio::task::JoinHandle;
 
 use super::collector::{max_message, name_of};
@@ -52,6 +52,8 @@ pub struct Capture {
     pub asked: Arc<Asked>,
     pub ready: Arc<Ready>,
     pub targets: Vec<Target>,
+    /// What it looks for in processes.
+    pub wanted: Vec<Wanted>,
     pub attached: Attached,
     files: Files,
     numbers: Numbers,
@@ -73,8 +75,8 @@ pub struct Capture {
     pub unfinished: bool,
     pub disabled: bool,
     warned_lost: u64,
-    /// Probes of a disabled module on their way out.
-    detaching: Option<JoinHandle<()>>,
+    /// Probes on their way out.
+    detaching: Vec<JoinHandle<()>>,
 }
 
 impl Capture {
@@ -96,12 +98,14 @@ impl Capture {
         let mut files = Files::default();
         targets.iter().for_each(|t| files.attached(&t.found, t.number));
         unusable.into_iter().for_each(|id| files.useless(id));
+        let wanted = wanted(&asked);
         let used: Vec<u32> = targets.iter().map(|t| t.number).collect();
         Ok(Self {
             index,
             asked,
             ready,
             targets,
+            wanted,
             attached,
             files,
             numbers: Numbers::but(&used),
@@ -118,7 +122,7 @@ impl Capture {
             unfinished: false,
             disabled: false,
             warned_lost: 0,
-            detaching: None,
+            detaching: Vec::new(),
         })
     }
 
@@ -244,7 +248,7 @@ impl Capture {
             Some(FromWorker::Log(level, text)) => watch::log(name, level, &text),
             Some(FromWorker::Failed(_, text)) => tracing::error!("{name}: {}", printable(&text)),
             Some(FromWorker::DecoderFailed(text)) => {
-                tracing::warn!("{name}: the decoder failed {}", printable(&text));
+                watch::log(name, 2, &format!("the decoder failed {text}"));
             }
             Some(FromWorker::Ready) => {
                 tracing::debug!("{name}: the worker is ready again");
@@ -299,7 +303,7 @@ impl Capture {
         self.disabled = true;
         let links = self.attached.take_links();
         let worker = std::mem::replace(&mut self.worker, Worker::Over);
-        self.detaching = Some(tokio::spawn(async move {
+        self.detaching.push(tokio::spawn(async move {
             if let Worker::Running(mut worker) = worker {
                 worker.kill();
                 let _ = worker.ended(Duration::from_secs(1)).await;
@@ -380,8 +384,8 @@ impl Capture {
     }
 
     /// The file is going to be looked at.
-    pub fn note_pending(&mut self, id: FileId) {
-        self.files.pending(id);
+    pub fn note_pending(&mut self, found: &Found) {
+        self.files.pending(found);
     }
 
     /// A number for a new target.
@@ -460,15 +464,16 @@ impl Capture {
 
     fn drop_target(&mut self, number: u32) {
         let links = self.attached.take_target(number);
-        tokio::spawn(attach::detach(links));
+        self.detaching.retain(|d| !d.is_finished());
+        self.detaching.push(tokio::spawn(attach::detach(links)));
         self.targets.retain(|t| t.number != number);
         self.files.detached(number);
         self.numbers.give_back(number);
     }
 
-    /// Waits until no probe of a disabled module counts any more.
+    /// Waits until no probe that was let go counts any more.
     pub async fn settle(&mut self) {
-        if let Some(detaching) = self.detaching.take() {
+        for detaching in std::mem::take(&mut self.detaching) {
             let _ = detaching.await;
         }
     }
@@ -478,4 +483,18 @@ impl Capture {
     pub fn totals(&self) -> KernelTotals {
         KernelTotals { restarts: self.restarts.count, disabled: self.disabled, ..self.attached.totals() }
     }
+}
+
+/// What is looked for in processes: the targets of the manifest, also under the names of files that the user named.
+fn wanted(asked: &Asked) -> Vec<Wanted> {
+    let named = asked.options.targets.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned()));
+    let named: Vec<String> = named.collect();
+    let mut wanted = asked.module.manifest.targets.clone();
+    for target in &mut wanted {
+        match target.kind {
+            TargetKind::Executable => target.names.extend(named.iter().cloned()),
+            TargetKind::Library => target.sonames.extend(named.iter().cloned()),
+        }
+    }
+    wanted
 }

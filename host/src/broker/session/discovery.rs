@@ -24,6 +24,10 @@ use crate::target::{FileId, Found, process};
 
 /// Files looked at at the same time.
 const AT_ONCE: usize = 3;
+/// Files looked at without a pause, and then so many a second: a look is two processes and a line of log, and anybody can
+/// start programs of any name.
+const LOOKS: f64 = 64.0;
+const LOOKS_PER_SECOND: f64 = 2.0;
 /// Files that wait to be looked at, at most; those beyond are found again by the walk.
 const WAITING: usize = 256;
 /// Time between the starts of two walks.
@@ -76,6 +80,7 @@ pub struct Discovery {
     walk: VecDeque<u32>,
     walk_began: Option<Instant>,
     overflowed: u64,
+    allowance: (f64, Instant),
 }
 
 /// Names of the programs that the modules look for, and whether any looks for libraries.
@@ -107,6 +112,7 @@ impl Discovery {
             walk: VecDeque::new(),
             walk_began: None,
             overflowed: 0,
+            allowance: (LOOKS, Instant::now()),
         }
     }
 
@@ -164,7 +170,7 @@ impl Discovery {
             return;
         }
         for (index, capture) in captures.iter_mut().enumerate().filter(|(_, c)| !c.is_over()) {
-            let found = discover::of_process(&capture.asked.module.manifest.targets, pid);
+            let found = discover::of_process(&capture.wanted, pid);
             if capture.asked.options.targets.is_empty() {
                 for one in found {
                     // The walk may come upon a process before the kernel's word of it is read.
@@ -197,7 +203,7 @@ impl Discovery {
             }
             return;
         }
-        capture.note_pending(found.identity);
+        capture.note_pending(&found);
         self.waiting.push_back(Waiting { index, found, since_ns });
     }
 
@@ -218,7 +224,10 @@ impl Discovery {
 
     /// Starts to look at files that wait, as many as may be looked at at once. Each gets a number first.
     pub fn begin(&mut self, captures: &mut [Capture]) {
+        let (looks, at) = self.allowance;
+        self.allowance = ((looks + at.elapsed().as_secs_f64() * LOOKS_PER_SECOND).min(LOOKS), Instant::now());
         while self.looking.len() < AT_ONCE
+            && self.allowance.0 >= 1.0
             && let Some(Waiting { index, found, since_ns }) = self.waiting.pop_front()
         {
             let Some(capture) = captures.get_mut(index).filter(|c| !c.is_over()) else { continue };
@@ -226,6 +235,7 @@ impl Discovery {
                 capture.table_full(&found);
                 continue;
             };
+            self.allowance.0 -= 1.0;
             let id = found.identity;
             let look = prepare_later(capture.asked.clone(), capture.ready.clone(), found, number);
             self.looking.push(Looking { index, number, id, since_ns, look: Box::pin(look) });

@@ -12,7 +12,7 @@ const MAX_USELESS: usize = 256;
 #[derive(Debug)]
 enum State {
     /// Being looked at, or waiting for it.
-    Pending,
+    Pending { foreign: bool },
     /// Captured from, under this number.
     Attached { number: u32, foreign: bool },
 }
@@ -43,14 +43,20 @@ impl Files {
         self.useless.iter().any(|useless| useless == id)
     }
 
-    /// It is going to be looked at.
-    pub fn pending(&mut self, id: FileId) {
-        self.entries.push(Entry { id, state: State::Pending, used: Instant::now() });
+    /// It is going to be looked at. Whose it is must be asked now: its process may end meanwhile.
+    pub fn pending(&mut self, found: &Found) {
+        let state = State::Pending { foreign: found.is_foreign() };
+        self.entries.push(Entry { id: found.identity, state, used: Instant::now() });
+    }
+
+    fn was_foreign(&self, id: &FileId) -> bool {
+        self.entries.iter().any(|e| e.id.is(id) && matches!(e.state, State::Pending { foreign: true }))
     }
 
     /// It is captured from.
     pub fn attached(&mut self, found: &Found, number: u32) {
-        let state = State::Attached { number, foreign: found.foreign };
+        let foreign = found.is_foreign() || self.was_foreign(&found.identity);
+        let state = State::Attached { number, foreign };
         match self.entries.iter_mut().find(|e| e.id.is(&found.identity)) {
             Some(entry) => (entry.state, entry.used) = (state, Instant::now()),
             None => self.entries.push(Entry { id: found.identity, state, used: Instant::now() }),
@@ -59,7 +65,7 @@ impl Files {
 
     /// It cannot be captured from.
     pub fn useless(&mut self, id: FileId) {
-        self.entries.retain(|e| !(e.id.is(&id) && matches!(e.state, State::Pending)));
+        self.entries.retain(|e| !(e.id.is(&id) && matches!(e.state, State::Pending { .. })));
         if self.useless.len() >= MAX_USELESS {
             self.useless.pop_front();
         }
@@ -83,7 +89,7 @@ impl Files {
         unused
             .filter_map(|e| match e.state {
                 State::Attached { number, foreign } => Some((number, foreign)),
-                State::Pending => None,
+                State::Pending { .. } => None,
             })
             .collect()
     }
@@ -96,27 +102,32 @@ mod tests {
 
     use super::*;
 
-    fn file(dir: &std::path::Path, name: &str, bytes: &str) -> (File, FileId) {
+    fn made(dir: &std::path::Path, name: &str, bytes: &str) -> (File, FileId) {
         std::fs::write(dir.join(name), bytes).unwrap();
         let file = File::open(dir.join(name)).unwrap();
         let id = FileId::of(&file).unwrap();
         (file, id)
     }
 
+    fn of(file: &File, identity: FileId) -> Found {
+        let file = file.try_clone().unwrap();
+        Found { file, path: "a".into(), identity, how: String::new(), program: true, pid: Some(std::process::id()) }
+    }
+
     #[test]
     fn a_file_of_no_use_is_remembered_until_it_is_another_one() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut files, (_file, id)) = (Files::default(), file(dir.path(), "a", "x"));
+        let (mut files, (file, id)) = (Files::default(), made(dir.path(), "a", "x"));
         assert!(!files.knows(&id));
-        files.pending(id);
+        files.pending(&of(&file, id));
         assert!(files.knows(&id));
         files.useless(id);
         assert!(files.knows(&id));
         // Written anew, it is worth another look.
-        let (_file, changed) = file(dir.path(), "a", "longer");
+        let (_file, changed) = made(dir.path(), "a", "longer");
         assert!(!files.knows(&changed));
         for n in 0..2 * MAX_USELESS {
-            files.useless(file(dir.path(), "b", &"y".repeat(n)).1);
+            files.useless(made(dir.path(), "b", &"y".repeat(n)).1);
         }
         assert!(files.useless.len() <= MAX_USELESS && !files.knows(&id));
     }
@@ -124,12 +135,10 @@ mod tests {
     #[test]
     fn what_nobody_uses_is_known_by_its_number() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut files, (open, id)) = (Files::default(), file(dir.path(), "a", "x"));
-        let found =
-            Found { file: open, path: "a".into(), identity: id, how: String::new(), program: true, foreign: true };
-        files.attached(&found, 5);
+        let (mut files, (file, id)) = (Files::default(), made(dir.path(), "a", "x"));
+        files.attached(&of(&file, id), 5);
         let later = Instant::now() + Duration::from_secs(1);
-        assert_eq!(files.unused_since(later), [(5, true)]);
+        assert_eq!(files.unused_since(later), [(5, false)]);
         assert!(files.unused_since(Instant::now() - Duration::from_secs(1)).is_empty());
         files.detached(5);
         assert!(!files.knows(&id) && files.unused_since(later).is_empty());
