@@ -5,8 +5,8 @@
 //! with it. The module runs where it always runs, in a worker without rights, so a crash is a finding and no accident. Only
 //! `live` needs root; everything else begins by giving up whatever rights there are.
 //!
-//! Here: what is asked and answered ([`finding`]), how a job is run and watched ([`job`]), records out of nothing ([`mutate`]),
-//! and the levels ([`levels`]).
+//! Here: what is asked and answered (`finding`), how a job is run and watched (`job`), records out of nothing (`mutate`),
+//! and the levels (`levels`).
 
 mod finding;
 mod job;

@@ -1,6 +1,6 @@
 //! Recordings: the raw records of a run, as the kernel gave them, in a file that can be decoded again without a kernel.
 //!
-//! Here is the format ([`format`]) and its reader ([`reader`]). The writer is an output of the collector
+//! Here is the format (`format`) and its reader (`reader`). The writer is an output of the collector
 //! ([`crate::sink::recording`]): there, what a restarted worker sends again is known and dropped. The format for people:
 //! docs/recordings.md. What must not live here: what a record means.
 

@@ -118,6 +118,15 @@ fn limits_are_as_documented() {
         ("host/src/worker/join.rs", "PATIENCE_NS: u64 = 200_000_000", "docs/decisions/005-joining.md", "by 200 ms"),
         ("host/src/worker/pump.rs", "CALL: usize = 256", "docs/architecture.md", "up to 256 messages"),
         ("ebpf-objects/src/mysql.h", "MYSQL_PACKET_MAX (1 << 20)", "README.md", "beyond 1 MiB"),
+        ("host/src/target/discover.rs", "MAX_TARGETS: usize = 64", "docs/targets.md", "At most 64 files"),
+        ("host/src/broker/session/discovery.rs", "LOOKS_PER_SECOND: f64 = 2.0", "docs/targets.md", "two a second"),
+        ("host/src/bpf/host_maps.rs", "CGROUPS: usize = 8", "docs/targets.md", "up to 8"),
+        (
+            "host/src/collector/merge.rs",
+            "PATIENCE: Duration = Duration::from_secs(2)",
+            "docs/events.md",
+            "for at most 2 seconds",
+        ),
         ("host/src/broker/policy.rs", "FORGIVEN: usize = 5", "docs/architecture.md", "The sixth death within 60 s"),
         ("host/src/module/image.rs", "MAX_FILE: u64 = 64 << 20", "docs/refusals.md", "larger than 64 MiB"),
     ] {

@@ -1,9 +1,11 @@
 //! Several modules in one run: one that crashes does not stop, delay or disorder the others.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ecapture_tests::bash::{Bash, SHELL};
 use ecapture_tests::capture::{Capture, Finished, Modules, pid};
 use ecapture_tests::load::Load;
 use ecapture_tests::mariadb::{Mariadb, SERVER};
@@ -183,6 +185,41 @@ fn a_worker_that_is_stopped_does_not_hold_back_the_others() {
     assert_eq!((&evil["restarts"], &evil["unaccounted"]), (&1.into(), &0.into()), "{evil}");
     assert_eq!(evil["produced"], evil["seen"], "{evil}");
     assert_eq!(totals(&finished, "mysql")["late"], 0);
+}
+
+#[test]
+fn statements_of_a_server_and_commands_of_a_shell_in_one_run() {
+    let name = "statements_of_a_server_and_commands_of_a_shell_in_one_run";
+    let (server_there, shell_there) = (needs::program(SERVER, "mariadb-server-core"), needs::program(SHELL, "bash"));
+    skip_if!(name, needs::capture(), server_there, shell_there);
+    let (server, shell) = (Mariadb::start(), Bash::installed());
+    let silent = Stdio::null;
+    let mut process = shell.command().stdin(Stdio::piped()).stdout(silent()).stderr(silent()).spawn().unwrap();
+    let modules = Modules::with(&["mysql", "bash"]);
+    let pids = format!("{},{}", server.pid(), process.id());
+    let capture = Capture::start(&modules, &["run", "mysql", "bash", "--pid", &pids, "-o", "json"]);
+    let mut client = Client::connect(&server.socket()).unwrap();
+    let mut commands = process.stdin.take().unwrap();
+    for number in 0..50 {
+        client.query(format!("select {number}").as_bytes()).unwrap();
+        writeln!(commands, ": {number}").unwrap();
+    }
+    drop(commands);
+    process.wait().unwrap();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let texts = |event: &str, column: &str| -> Vec<String> {
+        finished.named(event).filter_map(|e| Some(e[column].as_str()?.to_owned())).collect()
+    };
+    let expected = |word: &str| (0..50).map(|number| format!("{word} {number}")).collect::<Vec<_>>();
+    assert_eq!(texts("mysql.query", "db.query.text"), expected("select"));
+    assert_eq!(texts("bash.command", "ecapture.command.text"), expected(":"));
+    let times: Vec<u64> = finished.events.iter().filter(|e| e["ecapture.module"].is_string()).map(monotonic).collect();
+    assert!(times.is_sorted(), "events out of the order of time");
+    for module in ["mysql", "bash"] {
+        let totals = totals(&finished, module);
+        assert_eq!((&totals["lost"], &totals["late"], &totals["unaccounted"]), (&0.into(), &0.into(), &0.into()));
+    }
 }
 
 #[test]

@@ -95,6 +95,13 @@ impl Attended {
         }
     }
 
+    /// Sends what it had no room for before.
+    pub fn flush(&self) {
+        if let Err(e) = self.channel.flush() {
+            tracing::debug!("{}: cannot be told anything: {e}", self.name);
+        }
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         // Gone already is as good.

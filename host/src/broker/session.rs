@@ -298,6 +298,7 @@ impl Session {
 
     /// Twice a second.
     fn look_around(&mut self) {
+        self.collector.flush();
         self.captures.iter_mut().for_each(Capture::look_around);
         self.filters.refresh();
         if self.phase == Phase::Capturing && self.options.follow {
