@@ -89,11 +89,14 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// Text replaced by text of the same length, wherever it is behind `behind`.
+/// Text replaced by text of the same length: everywhere, or once behind `behind`.
 fn patched(mut bytes: Vec<u8>, behind: &str, from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let find = |bytes: &[u8], text: &str| bytes.windows(text.len()).position(|w| w == text.as_bytes());
-    let mut at = find(&bytes, behind).unwrap_or_else(|| panic!("no {behind:?}"));
+    let mut at = match behind {
+        "" => 0,
+        _ => find(&bytes, behind).unwrap_or_else(|| panic!("no {behind:?}")),
+    };
     let mut changed = 0;
     while let Some(next) = find(&bytes[at..], from) {
         at += next;
@@ -132,7 +135,7 @@ fn what_is_wrong_with_a_file_is_found_without_running_it() {
     for (defect, name, bytes, code, level, word) in [
         ("cut", "libecap_evil.so", &good[..good.len() / 2], "E-ELF", "static", "cut short"),
         ("script", "libecap_evil.so", b"#!/bin/sh\n", "E-ELF", "static", "10 bytes"),
-        ("name", "libecap_good.so", &good, "E-NAME", "static", "libecap_evil.so"),
+        ("name", "libecap_good.so", &good, "E-NAME", "static", "libecap_good.so"),
         ("licence", "libecap_evil.so", &licence, "E-MANIFEST", "static", "license"),
         ("identity", "libecap_evil.so", &identity, "E-MANIFEST", "static", "process.user.id"),
         ("kind", "libecap_evil.so", &kind, "E-BPF", "static", "tp_btf"),
