@@ -6,11 +6,13 @@
 //! `live` needs root; everything else begins by giving up whatever rights there are.
 //!
 //! Here: what is asked and answered (`finding`), how a job is run and watched (`job`), records out of nothing (`mutate`),
-//! and the levels (`levels`).
+//! everything else that a module is given (`inputs`), the levels (`levels`) and the one that needs root (`live`).
 
 mod finding;
+mod inputs;
 mod job;
 mod levels;
+mod live;
 mod mutate;
 
 pub use finding::{Finding, Level, Report, Severity};

@@ -14,6 +14,7 @@ pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;
+pub mod recording;
 pub mod server;
 pub mod suites;
 pub mod target;

@@ -1,5 +1,5 @@
 //! `ecapture module check` finds what is wrong with a module, by the right code, and nothing in a module that is right.
-//! The defects are those of the fixture `evil` (tests/fixtures/evil), each asked for by an option, and files that are spoilt.
+//! The defects are listed in tests/fixtures/defects/README.md.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 fn check(file: &Path, args: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    command.arg("200").arg(bin_dir().join("ecapture")).args(["module", "check", "--json"]);
+    command.arg("900").arg(bin_dir().join("ecapture")).args(["module", "check", "--json"]);
     command.arg(file).args(args).output().unwrap()
 }
 
@@ -49,6 +49,7 @@ fn each_seeded_defect_is_found_by_its_code() {
     skip_if!("each_seeded_defect_is_found_by_its_code", needs::capture(), needs::program("/usr/bin/gcc", "gcc"));
     let dir = tempfile::tempdir().unwrap();
     let recording = recording(&dir);
+    let listed = std::fs::read_to_string(fixtures().join("defects/README.md")).unwrap();
     for (defect, code, level) in [
         ("configure:panic", "C-PANIC", "load"),
         ("configure:segv", "C-CRASH", "load"),
@@ -67,14 +68,46 @@ fn each_seeded_defect_is_found_by_its_code() {
         ("event", "C-EVENT", "behaviour"),
         ("random", "C-DETERMINISM", "behaviour"),
         ("finish:panic", "C-PANIC", "behaviour"),
+        ("role", "C-EVENT", "behaviour"),
+        ("extreme", "C-CRASH", "behaviour"),
+        ("short", "C-PANIC", "robust"),
+        ("leak", "C-CRASH", "robust"),
     ] {
+        assert!(listed.contains(&format!("| `{defect}` | `{code}` | {level} |")), "{defect} is not in the list");
         let set = format!("behaviour={defect}");
-        let (exit, errors, report) = report(&built("evil"), &["--recording", &recording, "--set", &set]);
+        let deep: &[&str] = if level == "robust" { &["--level", "robust", "--time", "20s"] } else { &[] };
+        let args = [&["--recording", &recording, "--set", &set], deep].concat();
+        let (exit, errors, report) = report(&built("evil"), &args);
         assert_eq!((exit, errors.as_slice()), (Some(3), &[code.to_owned()][..]), "{defect}: {report:#}");
         let finding = report["findings"].as_array().unwrap().iter().find(|f| f["code"] == code).unwrap();
         assert_eq!(finding["level"], level, "{defect}: {report:#}");
         assert!(!finding["what"].as_str().unwrap().is_empty() && !finding["fix"].as_str().unwrap().is_empty());
     }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// Text replaced by text of the same length: everywhere, or once behind `behind`.
+fn patched(mut bytes: Vec<u8>, behind: &str, from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let find = |bytes: &[u8], text: &str| bytes.windows(text.len()).position(|w| w == text.as_bytes());
+    let mut at = match behind {
+        "" => 0,
+        _ => find(&bytes, behind).unwrap_or_else(|| panic!("no {behind:?}")),
+    };
+    let mut changed = 0;
+    while let Some(next) = find(&bytes[at..], from) {
+        at += next;
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        changed += 1;
+        if !behind.is_empty() {
+            break;
+        }
+    }
+    assert!(changed > 0, "no {from:?}");
+    bytes
 }
 
 #[test]
@@ -88,21 +121,35 @@ fn what_is_wrong_with_a_file_is_found_without_running_it() {
         file
     };
     let good = std::fs::read(built("evil")).unwrap();
-    let change = |from, to| [Change { file: "evil/module.toml", from, to }];
-    let key = build(scratch, "key", &change("license =", "licence ="), &[]);
-    let beyond = build(scratch, "beyond", &change("[\"uprobe\", \"tp_btf\"]", "[\"uprobe\"]"), &[]);
+    let everywhere = |from, to| patched(good.clone(), "", from, to);
+    let licence = everywhere("license = ", "licence = ");
+    let identity = everywhere("ecapture.number", "process.user.id");
+    let kind = everywhere("[\"uprobe\", \"tp_btf\"]", "[\"uprobe\"          ]");
+    // Only the note: its code says what it said before.
+    let forged = patched(good.clone(), "ecapture\0\0\0\0schema = 1", "misbehaves on", "is good, and ");
+    let call = |text| [Change { file: "evil/bpf/evil.bpf.c", from: "\tif (!ecap_wanted())", to: text }];
+    let helper = build(scratch, "helper", &call("\t((long (*)(void))42)();\n\tif (!ecap_wanted())"), &[]);
+    let forbidden = build(scratch, "forbidden", &call("\t((long (*)(__u32))109)(9);\n\tif (!ecap_wanted())"), &[]);
     let abort = build(scratch, "abort", &[], &["-C", "panic=abort"]);
-    for (name, bytes, code) in [
-        ("libecap_evil.so", &good[..good.len() / 2], "E-ELF"),
-        ("libecap_evil.so", b"#!/bin/sh\n", "E-ELF"),
-        ("libecap_good.so", &good, "E-NAME"),
-        ("libecap_evil.so", &key, "E-MANIFEST"),
-        ("libecap_evil.so", &beyond, "E-BPF"),
-        ("libecap_evil.so", &abort, "E-PANIC"),
+    let listed = std::fs::read_to_string(fixtures().join("defects/README.md")).unwrap();
+    for (defect, name, bytes, code, level, word) in [
+        ("cut", "libecap_evil.so", &good[..good.len() / 2], "E-ELF", "static", "cut short"),
+        ("script", "libecap_evil.so", b"#!/bin/sh\n", "E-ELF", "static", "10 bytes"),
+        ("name", "libecap_good.so", &good, "E-NAME", "static", "libecap_good.so"),
+        ("licence", "libecap_evil.so", &licence, "E-MANIFEST", "static", "license"),
+        ("identity", "libecap_evil.so", &identity, "E-MANIFEST", "static", "process.user.id"),
+        ("kind", "libecap_evil.so", &kind, "E-BPF", "static", "tp_btf"),
+        ("helper", "libecap_evil.so", &helper, "E-BPF", "static", "get_numa_node_id"),
+        ("forbidden", "libecap_evil.so", &forbidden, "E-BPF", "static", "send_signal"),
+        ("abort", "libecap_evil.so", &abort, "E-PANIC", "static", "abort"),
+        ("forged", "libecap_evil.so", &forged, "E-FORGED", "load", "manifest"),
     ] {
+        assert!(listed.contains(&format!("| `{defect}` | `{code}` | {level} |")), "{defect} is not in the list");
         let (exit, errors, report) = report(&place(name, bytes), &["--level", "robust"]);
-        assert_eq!((exit, errors.as_slice()), (Some(3), &[code.to_owned()][..]), "{report:#}");
-        assert_eq!((&report["level"], &report["findings"][0]["level"]), (&"static".into(), &"static".into()));
+        assert_eq!((exit, errors.as_slice()), (Some(3), &[code.to_owned()][..]), "{defect}: {report:#}");
+        let finding = report["findings"].as_array().unwrap().iter().find(|f| f["code"] == code).unwrap();
+        assert_eq!((&report["level"], &finding["level"]), (&level.into(), &level.into()), "{defect}");
+        assert!(finding["what"].as_str().unwrap().contains(word), "{defect}: {finding}");
     }
     let missing = report(Path::new("/nowhere/libecap_evil.so"), &[]);
     assert_eq!((missing.0, missing.1.as_slice()), (Some(3), &["E-ELF".to_owned()][..]));
@@ -110,21 +157,24 @@ fn what_is_wrong_with_a_file_is_found_without_running_it() {
 
 #[test]
 fn the_modules_of_this_tree_pass() {
-    let golden = |module: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(module);
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     // `cargo xtask soak` gives it ten minutes each.
-    let time = std::env::var("ECAPTURE_CHECK_TIME").unwrap_or_else(|_| "20s".into());
-    let modules = std::fs::read_dir(golden("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let time = std::env::var("ECAPTURE_CHECK_TIME").unwrap_or_else(|_| "60s".into());
+    let modules = std::fs::read_dir(top.join("../plugins")).unwrap();
     let mut checked = 0;
-    for module in modules {
-        let recordings = std::fs::read_dir(golden(&module)).unwrap().map(|e| e.unwrap().path());
+    for module in modules.map(|e| e.unwrap().file_name().into_string().unwrap()) {
         let mut args = vec!["--level".to_owned(), "robust".into(), "--time".into(), time.clone()];
-        for recording in recordings.filter(|p| p.extension().is_some_and(|e| e == "ecaprec")) {
+        let golden = std::fs::read_dir(top.join("golden").join(&module)).into_iter().flatten();
+        for recording in golden.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "ecaprec")) {
             args.extend(["--recording".into(), recording.to_str().unwrap().to_owned()]);
         }
+        let recorded = args.len() > 4;
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let (exit, _, report) = report(&built(&module), &args);
-        assert_eq!((exit, report["findings"].as_array().map(Vec::len)), (Some(0), Some(0)), "{report:#}");
-        println!("{}", report["done"]);
+        let findings = report["findings"].as_array().unwrap();
+        assert!(findings.iter().all(|f| !recorded && f["code"] == "C-UNTRIED"), "{module}: {report:#}");
+        assert_eq!((exit, &report["level"]), (Some(0), &"robust".into()), "{module}: {report:#}");
+        println!("{module}: {}", report["done"]);
         checked += 1;
     }
     assert!(checked > 0);
@@ -156,6 +206,18 @@ fn without_root_and_live() {
     );
     assert_eq!((exit, errors.len()), (Some(0), 0), "{report:#}");
     assert_eq!(report["level"], "live");
+    assert_eq!(report["findings"].as_array().unwrap().iter().filter(|f| f["code"] == "C-SILENT").count(), 1);
+    // While it speaks.
+    let mut talking = Command::new(target.path()).args(["1000000", "1000"]).spawn().unwrap();
+    let pid = talking.id().to_string();
+    let (exit, errors, report) = self::report(&file, &["--level", "live", "--time", "1s", "--pid", &pid]);
+    talking.kill().unwrap();
+    talking.wait().unwrap();
+    assert_eq!((exit, errors.len()), (Some(0), 0), "{report:#}");
+    let done = report["done"].to_string();
+    let events =
+        done.split(" s: ").nth(1).and_then(|rest| rest.split(" events").next()).unwrap_or_else(|| panic!("{done}"));
+    assert!(events.parse::<u32>().unwrap() > 100 && done.contains(" 0 lost"), "{done}");
     let set = ["--level", "live", "--time", "1s", "--target", &target.text(), "--set", "behaviour=middle"];
     let (exit, errors, report) = self::report(&file, &set);
     assert_eq!((exit, errors.first().map(String::as_str)), (Some(3), Some("E-PLAN")), "{report:#}");

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Modules, bin_dir, read_events};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
@@ -154,4 +155,28 @@ fn a_full_disk_costs_the_recording_and_not_the_events() {
     assert_eq!(finished.named("evil.said").count(), 100);
     assert_eq!(finished.code, Some(1), "{}", finished.said);
     assert!(finished.said.contains("/dev/full") && finished.said.contains("No space left"), "{}", finished.said);
+}
+
+#[test]
+fn a_program_that_came_while_it_was_recorded_has_its_name_in_a_replay() {
+    let name = "a_program_that_came_while_it_was_recorded_has_its_name_in_a_replay";
+    skip_if!(name, needs::capture(), needs::program("/usr/bin/gcc", "gcc"));
+    let dir = tempfile::tempdir().unwrap();
+    let recording = dir.path().join("recording");
+    let modules = Modules::with(&["evil"]);
+    let target = Program::compile("evil-target.c", "evil-target");
+    let mut capture = Capture::start(&modules, &["evil", "-o", "json", "--record", recording.to_str().unwrap()]);
+    let mut process = Command::new(target.path()).args(["400", "5000"]).spawn().unwrap();
+    capture.wait_for("its last number", Duration::from_secs(20), |e| e["ecapture.number"] == 399);
+    process.wait().unwrap();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let output = replay(&module("evil"), &recording, &["-o", "json", "-q"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let replayed: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let live: Vec<&Value> = finished.named("evil.said").collect();
+    let replayed: Vec<&Value> = replayed.iter().filter(|e| e["event.name"] == "evil.said").collect();
+    assert!(!live.is_empty() && live[0]["ecapture.target.path"] == target.text(), "{:?}", live.first());
+    assert_eq!(live, replayed);
 }

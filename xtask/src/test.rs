@@ -53,6 +53,10 @@ pub fn soak() -> Result<()> {
         let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--no-fail-fast"]);
         counts.tests_one_by_one(command.env("ECAPTURE_BIN", &bin))?;
     }
+    // Ten gigabytes of records to be decoded again.
+    let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "recordings"]);
+    command.args(["one_of_ten_gigabytes"]).env("ECAPTURE_BIN", &bin).env("ECAPTURE_RECORDING_MIB", "10240");
+    counts.tests_one_by_one(&mut command)?;
     // Ten minutes of records that no kernel sends, for each module.
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "module_check"]);
     command.args(["the_modules_of_this_tree_pass"]).env("ECAPTURE_BIN", &bin).env("ECAPTURE_CHECK_TIME", "600s");

@@ -1,6 +1,7 @@
 //! A recording decoded again: the same children as in a run, no kernel, and no privilege. The first thing after opening the
 //! files is to give up every right, so that nothing of a recording is parsed with any.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,7 +23,7 @@ use crate::protocol::{
     CollectorModule, CollectorStart, FromCollector, FromWorker, KernelTotals, ReplayClock, ReplayJob, Replayed,
     Session, TargetName, ToCollector, WorkerJob,
 };
-use crate::recording::{Header, Reader};
+use crate::recording::{self, Header, Reader};
 use crate::sandbox::{self, Role, privileges};
 use crate::sink::Format;
 
@@ -61,11 +62,13 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
     let (_, header) = Reader::new(BufReader::new(&file)).map_err(|e| unusable(path, &e))?;
     file.rewind().map_err(|e| unusable(path, &e))?;
     let (number, config) = recorded(module, &header, path)?;
+    let late = recording::late_targets(&file, number).map_err(|e| unusable(path, &e))?;
+    file.rewind().map_err(|e| unusable(path, &e))?;
     let link = link::create(LINK_BYTES)
         .map_err(|e| Failure::new("E-CHILD", format!("cannot make the link between the children: {e}")))?;
     let start = CollectorStart {
         identity,
-        modules: vec![source(module, &config, &header, number)],
+        modules: vec![source(module, &config, &header, number, late)],
         outputs: collector_outputs(&outputs, options.format, options.multiline),
         session: Session { host: header.host.clone(), kernel: header.kernel.clone(), version: header.version.clone() },
         count: None,
@@ -96,28 +99,42 @@ fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
 /// Number and configuration of the module in the recording.
 fn recorded(module: &Loaded, header: &Header, path: &Path) -> Result<(u8, Config), Failure> {
     let info = &module.manifest.module;
-    let found = (0..=u8::MAX).zip(&header.modules).find(|(_, m)| m.name == info.name);
-    let Some((number, then)) = found else {
-        let names: Vec<&str> = header.modules.iter().map(|m| m.name.as_str()).collect();
-        return Err(unusable(path, &format!("it is of module {}, not of {}", names.join(", "), info.name))
-            .remedy("give the module that it was made with"));
-    };
-    let config = serde_json::from_value(then.config.clone())
-        .map_err(|e| unusable(path, &format!("its configuration is not understood: {e}")))?;
+    let (number, then) = recording::number(header, &info.name)
+        .map_err(|e| unusable(path, &e).remedy("give the module that it was made with"))?;
+    let (config, dropped) = recording::config(&module.manifest, then).map_err(|e| unusable(path, &e))?;
     let (version, build) = (info.version.to_string(), module.image.build_id());
     if then.version != version {
         tracing::warn!("made with {} {}, decoded with {version}", info.name, printable(&then.version));
     } else if then.build_id != build {
         tracing::info!("made with another build of {} {version}", info.name);
     }
+    for line in dropped {
+        tracing::warn!("{}", printable(&line));
+    }
     Ok((number, config))
 }
 
-fn source(module: &Loaded, config: &Config, header: &Header, number: u8) -> CollectorModule {
+fn source(
+    module: &Loaded,
+    config: &Config,
+    header: &Header,
+    number: u8,
+    late: BTreeMap<u32, String>,
+) -> CollectorModule {
     let then = header.modules.get(usize::from(number));
+    let first = (0..).zip(then.map(|m| m.targets.clone()).unwrap_or_default()).filter(|(_, path)| !path.is_empty());
+    let mut targets: BTreeMap<u32, String> = first.collect();
+    for (number, path) in late {
+        // A number that several files had names none of them: a record says no more than the number.
+        let known = targets.entry(number).or_insert_with(|| path.clone());
+        if *known != path {
+            known.clear();
+        }
+    }
+    targets.retain(|_, path| !path.is_empty());
     // Nobody is asked about processes of another time. Where every target is a program, the process ran it.
     let program = module.manifest.targets.iter().all(|t| t.kind == TargetKind::Executable);
-    let named = |path: &String| TargetName { path: path.clone(), program };
+    let named = |path| TargetName { path, program };
     CollectorModule {
         name: module.manifest.module.name.clone(),
         version: module.manifest.module.version.to_string(),
@@ -125,7 +142,7 @@ fn source(module: &Loaded, config: &Config, header: &Header, number: u8) -> Coll
         tainted: then.is_some_and(|m| m.tainted),
         manifest: module.manifest_text.clone(),
         link_bytes: LINK_BYTES,
-        targets: then.map(|m| (0..).zip(&m.targets).map(|(n, t)| (n, named(t))).collect()).unwrap_or_default(),
+        targets: targets.into_iter().map(|(number, path)| (number, named(path))).collect(),
         build_id: module.image.build_id(),
         config: config.clone(),
     }

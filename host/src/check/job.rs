@@ -49,6 +49,8 @@ pub struct Outcome {
     pub totals: Option<ModuleTotals>,
     /// Events that the manifest does not declare.
     pub undeclared: u64,
+    /// What is wrong with the recording: nothing behind that place was decoded.
+    pub damage: Option<String>,
     /// What a replay wrote, as JSON Lines.
     pub output: Vec<u8>,
 }
@@ -92,8 +94,8 @@ impl<'a> Bench<'a> {
         Ok(outcome)
     }
 
-    /// Decodes a recording.
-    pub async fn replay(&self, config: &Config, recording: &File) -> Result<Outcome, Failure> {
+    /// Decodes a recording, in which the module has this number.
+    pub async fn replay(&self, config: &Config, recording: &File, module: u8) -> Result<Outcome, Failure> {
         let failed = |e: &dyn std::fmt::Display| Failure::new("E-CHILD", format!("cannot set up a replay: {e}"));
         let link = link::create(LINK_BYTES).map_err(|e| failed(&e))?;
         let mut output = sandbox::memfd::scratch("check-output").map_err(|e| failed(&e))?;
@@ -129,7 +131,7 @@ impl<'a> Bench<'a> {
         let job = ReplayJob {
             link_bytes: LINK_BYTES,
             max_message: manifest.streams.iter().map(max_message).collect(),
-            module: 0,
+            module,
         };
         let mut recording = recording.try_clone().map_err(|e| failed(&e))?;
         recording.rewind().map_err(|e| failed(&e))?;
@@ -191,6 +193,7 @@ async fn hear(worker: &mut Attended, outcome: &mut Outcome) -> bool {
             Some(FromWorker::DetectFailed(number, why)) => outcome.detected.push((number, Err(printable(&why)))),
             Some(FromWorker::Failed(code, text)) => outcome.failed = Some((printable(&code), printable(&text))),
             Some(FromWorker::DecoderFailed(text)) => outcome.decoder_failures.push(printable(&text)),
+            Some(FromWorker::Replayed(what)) => outcome.damage = what.damage.map(|d| printable(&d)),
             Some(FromWorker::Done) => {
                 outcome.done = true;
                 return false;

@@ -2,36 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Write as _};
-use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ecapture_plugin_api::manifest::{ConfigOption, OptionType};
 use ecapture_plugin_api::plan::{Config, Detected, Value};
 
 use super::Options;
 use super::finding::{Level, Report, Severity};
+use super::inputs::{Files, collect, edges, hostile, memory, open, recorded};
 use super::job::{Bench, Outcome, Trouble};
+use super::live::live;
 use super::mutate::{self, Numbers};
-use crate::broker::Asked;
 use crate::broker::checks::{self, objects};
-use crate::cli::{ModuleOptions, RunOptions};
 use crate::failure::{Exit, Failure};
 use crate::module::{Facts, Loaded, Refusal};
-use crate::recording::{Block, Reader, RecordedModule};
-use crate::sandbox::{self, privileges};
-use crate::sink::Format;
+use crate::recording::RecordedModule;
+use crate::sandbox::privileges;
 
 /// Records of one round of `robust`.
 const ROUND: usize = 2_000;
-/// Records of a recording that are kept as seeds.
-const SEEDS: usize = 5_000;
 /// A module larger than this carries something that it need not.
 const LARGE: usize = 16 << 20;
-/// How long level `live` captures.
-const LIVE: Duration = Duration::from_secs(3);
 
 /// Goes through the levels.
 ///
@@ -60,9 +52,9 @@ pub async fn run(
     let info = &module.manifest.module;
     report.module = Some(format!("{} {}, module API {}", info.name, info.version, info.api));
     look(&module, &mut report);
-    let files = open(options)?;
+    let files = open(options, &module.manifest)?;
     if options.level == Level::Live {
-        live(&module, options, &mut report).await?;
+        live(&module, options, config(&module, options, None)?, &mut report).await?;
     }
     // Nothing of the module or of a recording is touched with any right.
     let identity =
@@ -86,44 +78,6 @@ pub async fn run(
         report.level = Level::Live;
     }
     Ok(report)
-}
-
-/// Captures for a moment: what the kernel says of the objects, and whether the probes can be put in place. First of all, since
-/// what is needed for it is given up afterwards.
-async fn live(module: &Arc<Loaded>, options: &Options, report: &mut Report) -> Result<(), Failure> {
-    let manifest = &module.manifest;
-    let run = RunOptions {
-        pids: options.pid.into_iter().collect(),
-        children: true,
-        uids: Vec::new(),
-        comms: Vec::new(),
-        cgroups: Vec::new(),
-        containers: Vec::new(),
-        follow: false,
-        format: Format::None,
-        writes: Vec::new(),
-        record: None,
-        rotation: None,
-        duration: Some(LIVE),
-        count: None,
-        ring_bytes: None,
-        btf: None,
-        multiline: false,
-        quiet: true,
-        verbose: 0,
-    };
-    let asked = Asked {
-        module: module.clone(),
-        options: ModuleOptions { config: config(module, options, None)?, targets: options.targets.clone() },
-    };
-    match checks::capture(vec![asked], run).await {
-        Ok(_) => report.done.push(format!("live: {} captured for {} s", manifest.module.name, LIVE.as_secs())),
-        Err(failure) => {
-            let fix = failure.remedy.clone().unwrap_or_else(|| "docs/refusals.md explains the code".into());
-            report.error(failure.code, Level::Live, failure.message, &fix);
-        }
-    }
-    Ok(())
 }
 
 /// The options given, in a mode.
@@ -172,23 +126,6 @@ fn look(module: &Loaded, report: &mut Report) {
     }
 }
 
-struct Files {
-    recordings: Vec<(PathBuf, File)>,
-    targets: Vec<(String, File)>,
-}
-
-/// Opened while there may be rights to.
-fn open(options: &Options) -> Result<Files, Failure> {
-    let file = |path: &PathBuf, code| {
-        File::open(path).map_err(|e| Failure::new(code, format!("cannot read {}: {e}", path.display())))
-    };
-    let recordings: Result<_, _> =
-        options.recordings.iter().map(|path| Ok((path.clone(), file(path, "E-RECORDING")?))).collect();
-    let targets: Result<_, _> =
-        options.targets.iter().map(|path| Ok((path.display().to_string(), file(path, "E-TARGET")?))).collect();
-    Ok(Files { recordings: recordings?, targets: targets? })
-}
-
 struct Checker<'a> {
     bench: Bench<'a>,
     options: &'a Options,
@@ -198,6 +135,14 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn config(&self, mode: Option<&str>) -> Result<Config, Failure> {
         config(self.bench.module, self.options, mode)
+    }
+
+    /// Number and options of the module in a recording. What was asked for on the command line holds there too.
+    fn recorded(&self, path: &Path, file: &File) -> Result<(u8, Config), Failure> {
+        let manifest = &self.bench.module.manifest;
+        let mut given = self.config(None)?;
+        given.options.retain(|name, _| self.options.set.contains_key(name));
+        recorded(path, file, manifest, &given)
     }
 
     /// It is loaded, and what it says it is.
@@ -284,13 +229,16 @@ impl Checker<'_> {
     /// A recording, twice.
     async fn decode(&self, report: &mut Report, path: &Path, file: &File) -> Result<(), Failure> {
         let (level, name) = (Level::Behaviour, path.display());
-        let config = self.config(None)?;
-        let once = self.bench.replay(&config, file).await?;
+        let (number, config) = self.recorded(path, file)?;
+        let once = self.bench.replay(&config, file, number).await?;
         self.judge_decoding(report, level, &format!("decoding {name}"), &once);
         if once.trouble().is_some() {
             return Ok(());
         }
-        let again = self.bench.replay(&config, file).await?;
+        if let Some(damage) = &once.damage {
+            return Err(Failure::new("E-RECORDING", format!("{name}: {damage}")).remedy("give one that is whole"));
+        }
+        let again = self.bench.replay(&config, file, number).await?;
         if once.output != again.output {
             let what = format!("{name} gives other events the second time");
             report.error(
@@ -317,28 +265,43 @@ impl Checker<'_> {
     async fn robust(&self, report: &mut Report) -> Result<(), Failure> {
         let (level, began) = (Level::Robust, Instant::now());
         let manifest = &self.bench.module.manifest;
-        let config = self.config(None)?;
-        let mut seeds = Vec::new();
-        for (_, file) in &self.files.recordings {
-            collect(file, &manifest.module.name, &mut seeds);
+        let (mut seeds, mut configs) = (Vec::new(), Vec::new());
+        for mode in &manifest.modes {
+            configs.push(self.config(Some(&mode.name))?);
         }
-        let (mut numbers, mut rounds) = (Numbers(self.options.seed), 0_u64);
+        for (path, file) in &self.files.recordings {
+            let (number, config) = self.recorded(path, file)?;
+            collect(file, number, &mut seeds);
+            if !configs.contains(&config) {
+                configs.push(config);
+            }
+        }
+        let seed = self.options.seed;
+        let (mut numbers, mut rounds, mut records) = (Numbers(seed), 0, 0);
+        // All configurations in turn, each with the short records first.
         while began.elapsed() < self.options.time && !report.has_errors() {
+            let Some(config) = configs.get(rounds % configs.len().max(1)) else { break };
             let module = RecordedModule {
                 name: manifest.module.name.clone(),
-                config: serde_json::to_value(&config).unwrap_or_default(),
+                config: serde_json::to_value(config).unwrap_or_default(),
                 ..RecordedModule::default()
             };
-            let bytes = mutate::recording(manifest, module, &seeds, ROUND, &mut numbers);
-            let file = memory(&bytes)?;
-            let outcome = self.bench.replay(&config, &file).await?;
-            let seed = self.options.seed;
-            self.judge_decoding(report, level, &format!("round {rounds} of --seed {seed}"), &outcome);
+            let (bytes, count) = if rounds < configs.len() {
+                let short = mutate::short(manifest, &seeds);
+                let count = short.len();
+                (mutate::recording(module, short.into_iter()), count)
+            } else {
+                (mutate::recording(module, mutate::random(manifest, &seeds, ROUND, &mut numbers)), ROUND)
+            };
+            let outcome = self.bench.replay(config, &memory(&bytes)?, 0).await?;
+            let at = format!("round {rounds} of --seed {seed}, mode {}", config.mode);
+            self.judge_decoding(report, level, &at, &outcome);
             rounds += 1;
+            records += count;
         }
         report.done.push(format!(
             "robust: {} records out of {} seeds in {:.0} s",
-            rounds * ROUND as u64,
+            records,
             seeds.len(),
             began.elapsed().as_secs_f64()
         ));
@@ -368,7 +331,7 @@ impl Checker<'_> {
             report.error(
                 "C-EVENT",
                 level,
-                format!("{at}: {events} events that the manifest does not declare"),
+                format!("{at}: {events} events that the manifest does not declare, or of a role that it may not have"),
                 "number events in the manifest's order",
             );
         }
@@ -403,32 +366,9 @@ impl Checker<'_> {
             let file = file.try_clone().map_err(|e| Failure::new("E-TARGET", format!("{name}: {e}")))?;
             all.push((name.clone(), file));
         }
-        let image = self.bench.module.image.bytes();
-        let cut = |n: usize| image.get(..n.min(image.len())).unwrap_or_default().to_vec();
-        let mut wild = cut(4096);
-        for (index, byte) in wild.iter_mut().enumerate().skip(16) {
-            *byte ^= (index.wrapping_mul(97) >> 3) as u8;
-        }
-        for (name, bytes) in [
-            ("a file with text", b"#!/bin/sh\necho no program\n".to_vec()),
-            ("a library that is no target", image.to_vec()),
-            ("the first 64 bytes of a library", cut(64)),
-            ("the first 4096 bytes of a library", cut(4096)),
-            ("half a library", cut(image.len() / 2)),
-            ("a library with wild headers", wild),
-            ("zeros", vec![0; 8192]),
-        ] {
-            all.push((name.to_owned(), memory(&bytes)?));
-        }
+        all.extend(hostile(self.bench.module.image.bytes())?);
         Ok(all)
     }
-}
-
-fn memory(bytes: &[u8]) -> Result<File, Failure> {
-    let failed = |e: std::io::Error| Failure::new("E-CHILD", format!("cannot make a file in memory: {e}"));
-    let mut file = sandbox::memfd::scratch("check").map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    Ok(file)
 }
 
 /// What a job that did not come to its end means. `options`: a refusal that names an option is what is wanted.
@@ -470,45 +410,6 @@ fn said(report: &mut Report, level: Level, at: &str, trouble: &Trouble<'_>, opti
                 format!("{at}: the worker {how}"),
                 "no unsafe code on what comes from outside; bound what is allocated by what was read",
             );
-        }
-    }
-}
-
-/// Values that are allowed, and as far out as that goes.
-fn edges(option: &ConfigOption) -> Vec<Value> {
-    let text = |t: &str| Value::Text(t.to_owned());
-    match option.kind {
-        OptionType::Bool => vec![Value::Bool(true), Value::Bool(false)],
-        OptionType::Int | OptionType::Duration | OptionType::Size => {
-            let floor = if option.kind == OptionType::Int { i64::MIN } else { 0 };
-            vec![Value::Int(option.min.unwrap_or(floor)), Value::Int(option.max.unwrap_or(i64::MAX))]
-        }
-        OptionType::Enum => option.values.iter().map(|v| text(v)).collect(),
-        OptionType::Path => vec![text("/"), text(&format!("/{}", "x".repeat(4000)))],
-        OptionType::String => {
-            vec![text(""), text(&"x".repeat(4096)), text("\u{202e}\u{1b}[31m\n%s%n{}'\""), text("\u{10ffff}\u{fc}")]
-        }
-        OptionType::List if option.values.is_empty() => {
-            vec![Value::List(Vec::new()), Value::List(vec!["x".repeat(100); 16])]
-        }
-        OptionType::List => vec![Value::List(Vec::new()), Value::List(option.values.clone())],
-    }
-}
-
-/// Records of a recording, to be changed.
-fn collect(file: &File, module: &str, seeds: &mut Vec<Vec<u8>>) {
-    use std::io::Seek as _;
-    let Ok(mut file) = rustix::io::dup(file.as_fd()).map(File::from) else { return };
-    if file.rewind().is_err() {
-        return;
-    }
-    let Ok((mut reader, header)) = Reader::new(BufReader::new(file)) else { return };
-    let Some(number) = header.modules.iter().position(|m| m.name == module) else { return };
-    while seeds.len() < SEEDS {
-        match reader.block() {
-            Ok(Block::Record { module, bytes, .. }) if usize::from(module) == number => seeds.push(bytes.to_vec()),
-            Ok(Block::Record { .. } | Block::Gap { .. }) => {}
-            Ok(Block::End(_)) | Err(_) => break,
         }
     }
 }

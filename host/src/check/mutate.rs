@@ -31,27 +31,55 @@ impl Numbers {
 const EDGES: [u64; 12] =
     [0, 1, 0x7f, 0x80, 0xff, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, i64::MAX as u64, u64::MAX];
 
-/// A recording of `count` records: mutants of the seeds, and nonsense.
-pub fn recording(
-    manifest: &Manifest,
-    module: RecordedModule,
-    seeds: &[Vec<u8>],
-    count: usize,
-    n: &mut Numbers,
-) -> Vec<u8> {
+/// A recording of these records.
+pub fn recording(module: RecordedModule, records: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut out = format::MAGIC.to_vec();
     let header = RecordingHeader { modules: vec![module], ..RecordingHeader::default() };
     format::push(&mut out, kind::HEADER, 0, 0, &serde_json::to_vec(&header).unwrap_or_default());
-    let mut position = 0;
-    for time in (1..).take(count) {
-        let record = record(manifest, seeds, time * 1_000_000, n);
+    let (mut position, mut produced) = (0, 0);
+    for record in records {
         position += (record.len() as u64 + 8).next_multiple_of(8);
+        produced += 1;
         format::push(&mut out, kind::RECORD, 0, position, &record);
     }
-    let ended =
-        Ended { monotonic_ns: 0, modules: vec![KernelTotals { produced: count as u64, ..KernelTotals::default() }] };
+    let ended = Ended { monotonic_ns: 0, modules: vec![KernelTotals { produced, ..KernelTotals::default() }] };
     format::push(&mut out, kind::END, 0, 0, &serde_json::to_vec(&ended).unwrap_or_default());
     out
+}
+
+/// Mutants of the seeds, and nonsense: `count` of them.
+pub fn random(manifest: &Manifest, seeds: &[Vec<u8>], count: usize, n: &mut Numbers) -> impl Iterator<Item = Vec<u8>> {
+    (1..).take(count).map(move |time| record(manifest, seeds, time * 1_000_000, n))
+}
+
+/// Data up to this length is tried at every length: no fixed part of a record is longer in practice.
+const SHORT: usize = 128;
+/// Seeds that are cut at every length.
+const CUT_SEEDS: usize = 64;
+
+/// Every stream with every short length, and seeds cut at every length: what a decoder forgets to ask is how much there is.
+pub fn short(manifest: &Manifest, seeds: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    let mut push = |header: Header, data: &[u8]| {
+        let (len, time_ns) = (data.len() as u32, 1_000_000 * (records.len() as u64 + 1));
+        let header =
+            Header { len, total: len, offset: 0, flags: LAST, cut: 0, lost_before: 0, time_ns, pid: 100, ..header };
+        records.push([header.to_bytes().as_slice(), data].concat());
+    };
+    for stream in (0..=u16::MAX).take(manifest.streams.len()) {
+        for fill in [0, 0xff] {
+            for len in 0..=SHORT {
+                push(Header { stream, tid: 100, ..Header::default() }, &vec![fill; len]);
+            }
+        }
+    }
+    for seed in seeds.iter().step_by(seeds.len().div_ceil(CUT_SEEDS).max(1)) {
+        let Some((header, data)) = Header::parse(seed) else { continue };
+        for len in 0..=data.len().min(SHORT) {
+            push(header, data.get(..len).unwrap_or_default());
+        }
+    }
+    records
 }
 
 fn record(manifest: &Manifest, seeds: &[Vec<u8>], time_ns: u64, n: &mut Numbers) -> Vec<u8> {
@@ -121,5 +149,38 @@ fn change(data: &mut Vec<u8>, n: &mut Numbers) {
                 slot.copy_from_slice(edge);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::{Block, Reader};
+
+    fn manifest() -> Manifest {
+        Manifest::parse(include_str!("../../../tests/fixtures/evil/module.toml")).unwrap()
+    }
+
+    #[test]
+    fn short_records_have_every_length_and_are_well_formed() {
+        let seed = [Header { len: 5, tid: 7, ..Header::default() }.to_bytes().as_slice(), b"12345"].concat();
+        let short = short(&manifest(), &[seed]);
+        assert_eq!(short.len(), 2 * (SHORT + 1) + 6);
+        let bytes = recording(RecordedModule::default(), short.clone().into_iter());
+        let (mut reader, _) = Reader::new(bytes.as_slice()).unwrap();
+        for record in &short {
+            let Ok(Block::Record { bytes, .. }) = reader.block() else { panic!("no record") };
+            assert_eq!(bytes, record);
+            let (header, data) = Header::parse(bytes).unwrap();
+            assert_eq!((header.len, header.total, header.flags), (data.len() as u32, data.len() as u32, LAST));
+        }
+        assert!(matches!(reader.block(), Ok(Block::End(ended)) if ended.modules[0].produced == short.len() as u64));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_records() {
+        let records = |seed| random(&manifest(), &[], 50, &mut Numbers(seed)).collect::<Vec<_>>();
+        assert_eq!(records(1), records(1));
+        assert_ne!(records(1), records(2));
     }
 }

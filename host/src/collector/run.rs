@@ -275,7 +275,17 @@ impl Collector {
                 }
             }
         }
+        self.tell_targets();
         Ok(())
+    }
+
+    /// Outputs hear of target files that came late.
+    fn tell_targets(&mut self) {
+        for (module, number) in self.mail.fresh.drain(..) {
+            if let (Ok(index), Some(name)) = (u8::try_from(module), self.mail.targets.get(&(module, number))) {
+                self.out.sinks.target(index, number, &name.path);
+            }
+        }
     }
 
     /// A moment, or until a slow reader reads.
@@ -340,6 +350,7 @@ impl Collector {
             // Nobody will ever read what its last worker left behind.
             totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
+        self.tell_targets();
         self.out.sinks.flush();
         self.out.sinks.add_losses(&mut summary);
         let now = ended_ns.unwrap_or_else(monotonic_ns);
@@ -405,6 +416,8 @@ struct Mail {
     kept: VecDeque<Letter>,
     /// Target files by module and number.
     targets: HashMap<(usize, u32), Rc<TargetName>>,
+    /// Those that no output has been told of yet.
+    fresh: Vec<(usize, u32)>,
 }
 
 /// A message, and the file that came with it.
@@ -439,6 +452,7 @@ impl Mail {
     fn name(&mut self, module: usize, number: u32, name: TargetName) {
         // The broker gives out a few numbers again and again.
         self.targets.insert((module, number), Rc::new(name));
+        self.fresh.push((module, number));
     }
 
     /// The target of this number. The broker says a new one before its probes are attached, so if it is not known yet its name
@@ -466,7 +480,7 @@ impl Out {
         };
         let fixed = &view.fixed;
         let schema = source.schema.event(fixed.event);
-        source.undeclared += u64::from(schema.is_none());
+        source.undeclared += u64::from(schema.is_none() || fixed.role != role::OUTPUT);
         // Streams, connections and secrets are for parsers that this version does not have: refused with the plan.
         let (Some(schema), role::OUTPUT) = (schema, fixed.role) else {
             source.malformed += 1;

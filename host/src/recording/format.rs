@@ -23,6 +23,8 @@ pub mod kind {
     pub const GAP: u8 = 3;
     /// [`super::Ended`] as JSON; the last block.
     pub const END: u8 = 4;
+    /// A target that came after the run began: `position` is its number, the rest its path.
+    pub const TARGET: u8 = 5;
 }
 
 /// What is needed to decode the records again.
@@ -57,7 +59,7 @@ pub struct RecordedModule {
     pub manifest: String,
     /// Mode and options, as its decoder was given them.
     pub config: serde_json::Value,
-    /// Target number -> path.
+    /// Target number -> path, of those that were there when the run began.
     pub targets: Vec<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Reads a recording, which may be anything: cut, damaged, hostile. Memory is bounded by the longest block.
 
-use std::io::{self, Read};
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read, Seek};
 
 use super::format::{BLOCK_HEAD, BODY_HEAD, Ended, Header, MAGIC, MAX_BODY, kind};
 
@@ -51,6 +52,54 @@ pub enum Block<'a> {
     },
     /// Nothing more.
     End(Ended),
+}
+
+/// Targets that are kept of a recording; a run has far fewer.
+const MOST_TARGETS: usize = 1 << 16;
+
+/// Targets of one module that came while it was recorded, by number; an empty path where several had it. They are wanted before the first record, so all of the
+/// file is gone through, from head to head; what is damaged ends it, and is said by who reads the records.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn late_targets(file: impl Read + Seek, module: u8) -> io::Result<BTreeMap<u32, String>> {
+    let mut from = BufReader::with_capacity(64 << 10, file);
+    let mut targets = BTreeMap::new();
+    from.seek(io::SeekFrom::Start(MAGIC.len() as u64))?;
+    let mut head = [0; BLOCK_HEAD + BODY_HEAD];
+    while targets.len() < MOST_TARGETS {
+        match from.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(e) => return Err(e),
+        }
+        let [a, b, c, d, e, f, g, h, found, of, ..] = head;
+        let len = u32::from_le_bytes([a, b, c, d]) as usize;
+        if !(BODY_HEAD..=MAX_BODY).contains(&len) {
+            break;
+        }
+        let rest = len - BODY_HEAD;
+        if found != kind::TARGET || of != module {
+            from.seek_relative(rest as i64)?;
+            continue;
+        }
+        let mut body = head.get(BLOCK_HEAD..).unwrap_or_default().to_vec();
+        if (&mut from).take(rest as u64).read_to_end(&mut body)? < rest
+            || crc32fast::hash(&body) != u32::from_le_bytes([e, f, g, h])
+        {
+            break;
+        }
+        let number = body.get(8..BODY_HEAD).and_then(|w| w.try_into().ok()).map_or(u64::MAX, u64::from_le_bytes);
+        if let Ok(number) = u32::try_from(number) {
+            let path = String::from_utf8_lossy(body.get(BODY_HEAD..).unwrap_or_default()).into_owned();
+            // Numbers are given out again; one that several files had names none of them.
+            let known = targets.entry(number).or_insert_with(|| path.clone());
+            if *known != path {
+                known.clear();
+            }
+        }
+    }
+    Ok(targets)
 }
 
 /// A recording being read.
@@ -227,6 +276,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn targets_that_came_late_are_found_between_records() {
+        let mut bytes = recording(&[b"one", b"two"]);
+        let end = bytes.len();
+        push(&mut bytes, kind::TARGET, 0, 3, b"/usr/bin/three");
+        push(&mut bytes, kind::TARGET, 1, 4, b"/of/another/module");
+        push(&mut bytes, kind::TARGET, 0, 3, b"/again");
+        push(&mut bytes, kind::TARGET, 0, u64::MAX, b"/no/such/number");
+        push(&mut bytes, kind::TARGET, 0, 5, b"/usr/bin/five");
+        let read = |bytes: &[u8]| late_targets(io::Cursor::new(bytes), 0).unwrap();
+        let three = (3, String::new());
+        assert_eq!(read(&bytes), [three.clone(), (5, "/usr/bin/five".to_owned())].into());
+        // Up to what is damaged, and no further.
+        for cut in 0..bytes.len() {
+            assert!(read(&bytes[..cut]).len() <= 2, "cut at {cut}");
+        }
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert_eq!(read(&bytes), [three].into());
+        bytes[end + 3] = 0xff;
+        assert!(read(&bytes).is_empty());
+    }
+
     proptest! {
         #[test]
         fn noise_is_survived(noise in proptest::collection::vec(any::<u8>(), 0..4096)) {
@@ -234,6 +306,7 @@ mod tests {
             bytes.extend(&noise);
             prop_assert!(read(&bytes).1.is_some());
             prop_assert!(read(&noise).1.is_some());
+            prop_assert!(late_targets(io::Cursor::new(&bytes), 0).is_ok());
         }
     }
 }

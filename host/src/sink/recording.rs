@@ -60,6 +60,10 @@ impl Sink for Recording {
         self.0.entry(name, 0, |out| format::push(out, kind::RECORD, module, end, bytes));
     }
 
+    fn target(&mut self, module: u8, number: u32, path: &str) {
+        self.0.unlost(|out| format::push(out, kind::TARGET, module, number.into(), path.as_bytes()));
+    }
+
     fn session_start(&mut self, start: &SessionStart) {
         self.0.session_start(start);
     }

@@ -36,6 +36,8 @@ pub trait Sink: Send {
     fn event(&mut self, event: &Event<'_>);
     /// Takes a raw record of a module: its name and number in the run, where the record ended in the ring, its bytes.
     fn record(&mut self, _name: &Arc<str>, _module: u8, _end: u64, _bytes: &[u8]) {}
+    /// Takes the path of a target file that came after the run began, by its number in its module's.
+    fn target(&mut self, _module: u8, _number: u32, _path: &str) {}
     /// Takes what the kernel side counted, before the last line.
     fn totals(&mut self, _monotonic_ns: u64, _modules: &[KernelTotals]) {}
     /// Takes the first line.
@@ -200,6 +202,11 @@ impl SinkSet {
     /// Gives a raw record to every output.
     pub fn record(&mut self, name: &Arc<str>, module: u8, end: u64, bytes: &[u8]) {
         self.sinks.iter_mut().for_each(|sink| sink.record(name, module, end, bytes));
+    }
+
+    /// Tells every output of a new target file.
+    pub fn target(&mut self, module: u8, number: u32, path: &str) {
+        self.sinks.iter_mut().for_each(|sink| sink.target(module, number, path));
     }
 
     /// Gives the kernel side's counts to every output.

@@ -88,8 +88,12 @@ impl ConfigOption {
         })
     }
 
-    /// Checks a value of the right type against range and values.
-    pub(super) fn fits(&self, value: &Value) -> Result<(), String> {
+    /// Checks a value against type, range and values.
+    ///
+    /// # Errors
+    ///
+    /// What it is and what was expected.
+    pub fn fits(&self, value: &Value) -> Result<(), String> {
         match (self.kind, value) {
             (OptionType::Bool, Value::Bool(_)) => Ok(()),
             (OptionType::Int | OptionType::Duration | OptionType::Size, Value::Int(number)) => self.in_range(*number),
