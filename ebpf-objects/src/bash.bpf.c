@@ -4,14 +4,16 @@
  * bash.h. Which symbol each program belongs on is said at the program; all are exported functions.
  *
  * How a command is followed. Bash runs each simple command in its function execute_simple_command (S below), which is
- * static; but it calls exported functions at fixed points:
+ * static; but it calls exported functions at fixed points, which no compiler seen so far inlines, link-time optimisation
+ * included:
  *   execute_command_internal  runs any command and calls S for a simple one
- *   run_debug_trap            S calls it when it has printed the command's text, before anything else happens
+ *   print_simple_command      S calls it first of all; it prints the command's text into memory of its own
  *   make_child                S, or the function for programs below it, calls it when the command gets a process of its own
  *   set_pipestatus_array      S hands it the status of a command that ran inside the shell, before `!`, set -e and $? see it
- * Only entries are probed: the kernel follows at most 64 nested returns of a thread, and shell functions nest deeper. Whose
- * call an entry belongs to is told by the stack pointer: S calls all of these from one frame, so with the same one; all
- * that runs inside a command (functions, traps, eval) has a lower one, and a command whose frame is below is gone.
+ * Of functions that nest only entries are probed: the kernel follows at most 64 nested returns of a thread, and shell
+ * functions nest deeper. Whose call it is is told by the stack pointer: S calls all of these from one frame, so with nearly
+ * the same one; all that runs inside a command (functions, traps, eval) has a lower one, and a command whose frame is below
+ * is gone.
  *
  * A command with a process of its own has that process's exit status, as the kernel knows it; nothing of the shell's
  * waiting is looked at. So it is exact in pipelines, in the background, under pipefail and for jobs that are stopped.
@@ -46,8 +48,11 @@ struct task_struct___bash {
 
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h: group_exit_code is valid */
 
-/* enum command_type of bash's command.h: the first field of COMMAND. */
+/* COMMAND of bash's command.h begins with its type and its flags, two ints. */
 #define SIMPLE 4
+/* CMD_WANT_SUBSHELL, CMD_FORCE_SUBSHELL, CMD_TIME_PIPELINE, CMD_COPROC_SUBSHELL: a subshell, `time` or `coproc` around the
+ * command, which enters it once more, without the flag. */
+#define WRAPPED 0x1083
 #define NO_PIPE 0xffffffff
 /* jump_to_top_level: set -e ends the shell. The status of the command that failed is known by then. */
 #define ERREXIT 4
@@ -72,6 +77,7 @@ struct shell {
 	__u64 depth;
 	__u64 pending;       /* stack pointer at the entry of a simple command whose text is not there yet; 0: none */
 	__u64 pending_flags; /* enum bash_flags */
+	__u64 base;          /* what was added to the file's addresses when it was loaded; 0: not looked at yet */
 	__u64 owner;         /* the command that has this process for its own; 0: none */
 	__u32 owner_process;
 	__u32 reserved0;
@@ -79,7 +85,8 @@ struct shell {
 	__u8 forking; /* the innermost command asked for a process */
 	__u8 running; /* shell_execve was entered: the next program is that of the command named by `owner` or the frames */
 	__u8 exits;   /* the end of this process matters */
-	__u8 reserved[4];
+	__u8 printed; /* the text of a command was seen */
+	__u8 reserved[3];
 	struct frame frames[FRAMES];
 };
 
@@ -141,12 +148,6 @@ ECAP_INLINE int inside(struct frame *frame, __u64 sp)
 	return frame->inner && sp < frame->inner;
 }
 
-/* What was added to the file's addresses when it was loaded. The probe is within a page of the function's start. */
-ECAP_INLINE __u64 base(struct pt_regs *ctx, __u64 function)
-{
-	return (PROBED_ADDRESS(ctx) - function) & ~0xfffULL;
-}
-
 /* A message without bytes. */
 ECAP_INLINE void send(struct ecap_message *m, __u32 kind, __u64 command, __u32 process, __u32 value)
 {
@@ -170,13 +171,24 @@ int bash_command(struct pt_regs *ctx)
 {
 	struct shell *shell;
 	struct frame *frame;
-	__u32 type = 0;
+	__u64 type = 0;
 
 	if (!ecap_wanted())
 		return 0;
 	shell = ecap_state_create(bash_shells);
 	if (!shell)
 		return 0;
+	if (!shell->base) {
+		/* The probe is within a page of the function's start. */
+		struct bash_layout *row = ecap_layout(ctx);
+		if (!row || !row->valid)
+			return 0;
+		shell->base = (PROBED_ADDRESS(ctx) - row->command) & ~0xfffULL;
+	}
+	/* Commands are entered and never printed: not the bash that this module knows. (One that `break` or `continue` passes
+	 * over is not printed either, but these are.) */
+	if (shell->pending && !shell->printed)
+		ecap_add(state_full, 1);
 	shell->parsing = 0;
 	shell->forking = 0;
 	shell->running = 0;
@@ -184,7 +196,7 @@ int bash_command(struct pt_regs *ctx)
 	unwind(shell, ecap_sp(ctx));
 	if (ecap_read_user(&type, ecap_arg0(ctx)))
 		return 0;
-	if (type == SIMPLE) {
+	if ((__u32)type == SIMPLE && !(type >> 32 & WRAPPED)) {
 		shell->pending = ecap_sp(ctx);
 		shell->pending_flags = (__u32)ecap_arg1(ctx) ? BASH_BACKGROUND : 0;
 		if ((__u32)ecap_arg2(ctx) != NO_PIPE || (__u32)ecap_arg3(ctx) != NO_PIPE)
@@ -197,27 +209,26 @@ int bash_command(struct pt_regs *ctx)
 	return 0;
 }
 
-/* int run_debug_trap(void). Other commands call it as well; only S does so right after being entered. */
-SEC("uprobe")
-int bash_text(struct pt_regs *ctx)
+/* void print_simple_command(SIMPLE_COM *), its return. Others call it too; only S does so right after being entered. */
+ECAP_INLINE int text(struct pt_regs *ctx)
 {
 	struct ecap_message m = ecap_message(ctx);
 	struct shell *shell = ecap_state(bash_shells);
 	struct bash_layout *row;
 	struct bash_head *head;
 	struct frame *frame;
-	__u64 text = 0, at;
+	__u64 from = 0;
 	__u32 length = 0;
 
 	if (!shell || !shell->pending)
 		return 0;
+	shell->printed = 1;
 	row = ecap_layout(ctx);
 	if (!row || !row->valid) {
 		shell->pending = 0;
 		return 0;
 	}
-	at = base(ctx, row->debug_trap);
-	if (ecap_read_user(&length, at + row->text_length) || ecap_read_user(&text, at + row->text))
+	if (ecap_read_user(&length, shell->base + row->text_length) || ecap_read_user(&from, shell->base + row->text))
 		length = 0;
 	if (shell->depth < FRAMES) {
 		frame = frame_at(shell, shell->depth);
@@ -235,7 +246,7 @@ int bash_text(struct pt_regs *ctx)
 		ecap_add(state_full, 1);
 	}
 
-	head = ecap_begin(&m, BASH_STREAM_COMMANDS, sizeof(*head), ecap_user_ptr(text), length, BASH_TEXT_MAX);
+	head = ecap_begin(&m, BASH_STREAM_COMMANDS, sizeof(*head), ecap_user_ptr(from), length, BASH_TEXT_MAX);
 	if (!head) {
 		shell->pending = 0;
 		return 0;
@@ -251,6 +262,18 @@ int bash_text(struct pt_regs *ctx)
 	shell->pending = 0;
 	ecap_end(&m);
 	return 0;
+}
+
+SEC("uretprobe")
+int bash_text(struct pt_regs *ctx)
+{
+	return text(ctx);
+}
+
+SEC("uprobe")
+int bash_text__exit(struct pt_regs *ctx)
+{
+	return text(ctx);
 }
 
 /* void set_pipestatus_array(int *statuses, int count), 2 arguments. S calls it through the wrapper
@@ -349,7 +372,7 @@ int bash_jump(struct pt_regs *ctx)
 	if (!shell || !shell->depth || (__u32)ecap_arg0(ctx) == ERREXIT)
 		return 0;
 	row = ecap_layout(ctx);
-	if (!row || !row->valid || !row->jump || ecap_read_user(&status, base(ctx, row->jump) + row->status))
+	if (!row || !row->valid || ecap_read_user(&status, shell->base + row->status))
 		return 0;
 	return leave(ctx, shell, status);
 }
@@ -408,7 +431,11 @@ int bash_exec(const __u64 *ctx)
 	struct bash_head *head;
 	__u64 from, length;
 
-	if (!shell || !shell->running)
+	if (!shell)
+		return 0;
+	/* Whatever it is now, it lies elsewhere. */
+	shell->base = 0;
+	if (!shell->running)
 		return 0;
 	mm = task->mm;
 	if (!mm)

@@ -59,16 +59,14 @@ _Static_assert(sizeof(struct bash_head) == 48, "mirrored in Rust");
 /* Value type of `ecap_layouts`, one row for each target file. Addresses are those of the file (virtual, before it is
  * loaded). */
 struct bash_layout {
-	__u64 valid;          /*  0 */
-	__u64 debug_trap;     /*  8 function run_debug_trap */
-	__u64 text;           /* 16 char *the_printed_command */
-	__u64 text_length;    /* 24 int command_string_index */
-	__u64 jump;           /* 32 function jump_to_top_level */
-	__u64 status;         /* 40 int last_command_exit_value */
-	__u64 null_forks;     /* 48 a fork without a command text and without flags is that of an empty command: 5.1 and later */
-	__u64 reserved;       /* 56 */
+	__u64 valid;       /*  0 */
+	__u64 command;     /*  8 function execute_command_internal */
+	__u64 text;        /* 16 char *the_printed_command */
+	__u64 text_length; /* 24 int command_string_index */
+	__u64 status;      /* 32 int last_command_exit_value */
+	__u64 null_forks;  /* 40 a fork without a command text and without flags is that of an empty command: 5.1 and later */
 };
 
-_Static_assert(sizeof(struct bash_layout) == 64, "mirrored in Rust");
+_Static_assert(sizeof(struct bash_layout) == 48, "mirrored in Rust");
 
 #endif

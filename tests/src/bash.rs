@@ -208,6 +208,23 @@ impl Session {
         self.wait_for(prompt);
     }
 
+    /// Waits until a program of this name has the terminal: only then do keys like Ctrl-C mean it.
+    ///
+    /// # Panics
+    /// If none has within 20 s.
+    pub fn wait_until_runs(&self, name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).ok()?;
+            let foreground = stat.rsplit(')').next()?.split_whitespace().nth(5)?.to_owned();
+            Some(std::fs::read_to_string(format!("/proc/{foreground}/comm")).ok()?.trim_end() == name)
+        };
+        while runs() != Some(true) {
+            assert!(Instant::now() < deadline, "no {name} at the terminal");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

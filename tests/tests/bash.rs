@@ -232,10 +232,15 @@ fn only_the_processes_and_users_asked_for() {
     let mut running = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("bash starts");
     let pid = running.id().to_string();
     for (more, seen) in [(&["--pid", &pid][..], true), (&["--uid", "65534"], true), (&["--uid", "0"], false)] {
-        let (_modules, capture) = start(&shell, more);
+        let (_modules, mut capture) = start(&shell, more);
         let mut stdin = running.stdin.as_ref().unwrap();
         std::io::Write::write_all(&mut stdin, b"(/bin/true child)\n(exit 2) | :\n").unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        if seen {
+            capture.wait_for("exit 2", Duration::from_secs(20), |e| e["ecapture.command.text"] == "exit 2");
+            capture.wait_for("child", Duration::from_secs(20), |e| e["ecapture.command.text"] == "/bin/true child");
+        } else {
+            std::thread::sleep(Duration::from_millis(500));
+        }
         let other = shell.run(&["-c", ": other"]);
         assert!(other.success());
         let finished = capture.stop();
@@ -256,7 +261,7 @@ fn a_session_at_a_terminal() {
     const PROMPT: &str = "ready> ";
     const MORE: &str = "more> ";
     for shell in shells() {
-        let (_modules, mut capture) = start(&shell, &[]);
+        let (_modules, capture) = start(&shell, &[]);
         let mut session = Session::start(&shell, [PROMPT, MORE]);
         session.wait_for(PROMPT);
         session.line("echo typed 'and quoted'", PROMPT);
@@ -277,13 +282,11 @@ fn a_session_at_a_terminal() {
         session.line("an answer", PROMPT);
         // Interrupted, stopped and killed.
         session.press(b"/bin/sleep 60\r");
-        capture.wait_for("sleep's beginning", Duration::from_secs(20), |e| e["ecapture.line.text"] == "/bin/sleep 60");
-        std::thread::sleep(Duration::from_millis(300));
+        session.wait_until_runs("sleep");
         session.press(b"\x03");
         session.wait_for(PROMPT);
         session.press(b"/bin/sleep 61\r");
-        capture.wait_for("sleep's beginning", Duration::from_secs(20), |e| e["ecapture.line.text"] == "/bin/sleep 61");
-        std::thread::sleep(Duration::from_millis(300));
+        session.wait_until_runs("sleep");
         session.press(b"\x1a");
         session.wait_for(PROMPT);
         session.line("kill -CONT %1; kill %1; wait %1", PROMPT);

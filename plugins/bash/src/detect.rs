@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 /// Bytes of `struct bash_layout`.
 #[cfg(test)]
-pub const LAYOUT: usize = 64;
+pub const LAYOUT: usize = 48;
 
 /// A function that is probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ const fn at_return(program: &'static str, symbol: &'static str, without: &'stati
 /// What is probed in a shell.
 pub const SHELL: &[Hook] = &[
     required("bash_command", "execute_command_internal", 4),
-    required("bash_text", "run_debug_trap", 0),
+    Hook { at_return: true, ..required("bash_text", "print_simple_command", 0) },
     required("bash_status", "set_pipestatus_array", 2),
     required("bash_fork_wanted", "make_child", 2),
     required("bash_exec_wanted", "shell_execve", 0),
@@ -132,13 +132,11 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
     notes.push(format!("version {text}: {how}"));
     let row = [
         1,
-        address("run_debug_trap").unwrap_or(0),
+        address("execute_command_internal").unwrap_or(0),
         address("the_printed_command").unwrap_or(0),
         address("command_string_index").unwrap_or(0),
-        address("jump_to_top_level").unwrap_or(0),
         address("last_command_exit_value").unwrap_or(0),
         u64::from(null_forks),
-        0,
     ];
     let layout = row.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
     Ok(Detection { product: "bash", version: text, how, hooks, layout, notes })
