@@ -18,6 +18,12 @@ impl Load {
     /// Four of them, each with a pause of 200 µs between two statements `select NUMBER`.
     #[must_use]
     pub fn start(socket: &Path) -> Self {
+        Self::with_pause(socket, Duration::from_micros(200))
+    }
+
+    /// The same with another pause.
+    #[must_use]
+    pub fn with_pause(socket: &Path, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |_| {
             let (stop, socket) = (stop.clone(), socket.to_owned());
@@ -27,7 +33,7 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     client.query(format!("select {sent}").as_bytes()).expect("query");
                     sent += 1;
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(pause);
                 }
                 (u64::from(client.id), sent)
             })
