@@ -106,10 +106,12 @@ pub fn statement_id(code: &[u8]) -> Option<Field> {
 /// Whether the code, which is at `address`, has a `call` or `jmp` to `to`. Looks at every byte, not at instructions: that
 /// four bytes of something else are this very distance is one chance in billions.
 pub fn calls(code: &[u8], address: u64, to: u64) -> bool {
-    (address..).zip(code.windows(5)).any(|(at, bytes)| match bytes {
-        [0xe8 | 0xe9, distance @ ..] => distance
-            .first_chunk::<4>()
-            .is_some_and(|d| at.wrapping_add(5).wrapping_add_signed(i32::from_le_bytes(*d).into()) == to),
+    (0_u64..).zip(code.windows(5)).any(|(index, bytes)| match bytes {
+        [0xe8 | 0xe9, distance @ ..] => distance.first_chunk::<4>().is_some_and(|d| {
+            // An address from a hostile file may be the last there is.
+            let behind = address.wrapping_add(index).wrapping_add(5);
+            behind.wrapping_add_signed(i32::from_le_bytes(*d).into()) == to
+        }),
         _ => false,
     })
 }
