@@ -88,6 +88,28 @@ fn every_finding_is_explained() {
     assert_eq!(codes, explained, "left: codes of the source, right: docs/module-check.md");
 }
 
+/// Keys of the manifest: those that its reader takes, and those of the reference.
+#[test]
+fn the_reference_has_every_key_of_the_manifest() {
+    let mut taken = BTreeSet::new();
+    for source in ["parse.rs", "parse/options.rs", "parse/parts.rs"] {
+        let text = read(&format!("plugin-api/src/manifest/{source}"));
+        for list in text.split(".only(&[").skip(1) {
+            let list = list.split(']').next().unwrap();
+            taken.extend(
+                list.split(',').map(|key| key.trim().trim_matches('"').to_owned()).filter(|key| !key.is_empty()),
+            );
+        }
+    }
+    assert!(taken.len() > 30, "{taken:?}");
+    let reference = read("docs/reference/manifest.md");
+    let explained: BTreeSet<String> = reference
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `")?.split_once('`').map(|(key, _)| key.to_owned()))
+        .collect();
+    assert_eq!(taken, explained, "left: keys that are read, right: docs/reference/manifest.md");
+}
+
 #[test]
 fn exit_codes_are_said_alike_everywhere() {
     let said = "0 done, 1 failed, 2 usage, 3 module refused, 4 no privilege or kernel support";

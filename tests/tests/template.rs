@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{document, needs, skip_if};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -211,4 +211,68 @@ fn without_clang_the_build_names_the_packages() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
     assert!(said.contains("apt install") && said.contains("clang"), "{said}");
+}
+
+#[test]
+fn without_a_network_cargo_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = dir.path().join("mine");
+    succeeded(&ecapture(&["module", "new", "mine", "--dir", workspace.to_str().unwrap()]));
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(&workspace)
+        .args(["build", "--release", "--offline"])
+        .env("CARGO_HOME", dir.path().join("nothing-fetched"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--offline"), "{said}");
+    let readme = std::fs::read_to_string(workspace.join("README.md")).unwrap();
+    assert!(readme.contains("Without a network, `cargo vendor`"), "{readme}");
+}
+
+/// The commands of docs/writing-a-module.md, in their order, as an author types them.
+#[test]
+fn the_document_is_what_an_author_types() {
+    let name = "the_document_is_what_an_author_types";
+    skip_if!(name, needs::capture(), needs::program(LIBRARY, "libsqlite3-0"), needs::program(PYTHON, "python3"));
+    let sqlite = Sqlite::new();
+    let (dir, installed) = (tempfile::tempdir().unwrap(), Modules::empty());
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("template-document");
+    let commands = document::commands("docs/writing-a-module.md");
+    assert_eq!(commands.len(), 10, "{commands:?}");
+    let mut place = dir.path().to_owned();
+    for command in &commands {
+        if let Some(to) = command.strip_prefix("cd ") {
+            place.push(to);
+            // Where cargo builds: beside the workspace, and kept for the next run of this test.
+            std::fs::create_dir_all(&target).unwrap();
+            std::os::unix::fs::symlink(&target, place.join("target")).unwrap();
+            continue;
+        }
+        let here = command
+            .replace(LIBRARY, sqlite.library().to_str().unwrap())
+            .replace("/usr/lib/ecapture/modules", installed.path().to_str().unwrap())
+            .replace("10s", "3s");
+        let listed = format!("ecapture --modules-dir {} --allow-untrusted --list-modules", installed.path().display());
+        let here = here.replace("ecapture --list-modules", &listed);
+        let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &here]).current_dir(&place).env("PATH", path).env("ECAPTURE", bin_dir().join("ecapture"));
+        shell.env_remove("CARGO_TARGET_DIR");
+        let process = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if command.contains("--duration") {
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            sqlite.run(PYTHON, &["-"], "import sqlite3; sqlite3.connect(':memory:').execute('select 42 as said')");
+        }
+        let said = succeeded(&process.wait_with_output().unwrap());
+        match command.as_str() {
+            c if c.contains("module check") => assert!(said.contains("0 errors, 0 warnings"), "{said}"),
+            c if c.contains("module plan") => assert!(said.contains("sqlite3_step"), "{said}"),
+            c if c.contains("--duration") || c.contains("replay") => {
+                assert!(said.contains("select 42 as said"), "{said}")
+            }
+            c if c.contains("--list-modules") => assert!(said.contains("mine") && said.contains(" ok "), "{said}"),
+            _ => {}
+        }
+    }
 }
