@@ -214,6 +214,25 @@ fn without_clang_the_build_names_the_packages() {
 }
 
 #[test]
+fn without_a_linker_the_build_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspace = dir.path().join("mine");
+    succeeded(&ecapture(&["module", "new", "mine", "--dir", workspace.to_str().unwrap()]));
+    // The compiler's own programs and nothing else.
+    let rustc = Command::new("rustc").args(["--print", "sysroot"]).output().unwrap();
+    let programs = Path::new(String::from_utf8(rustc.stdout).unwrap().trim()).join("bin");
+    let output = Command::new(programs.join("cargo"))
+        .current_dir(&workspace)
+        .args(["build", "--release"])
+        .env("CARGO_TARGET_DIR", dir.path().join("target"))
+        .env("PATH", &programs)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("linker `cc` not found"), "{said}");
+}
+
+#[test]
 fn without_a_network_cargo_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let workspace = dir.path().join("mine");

@@ -131,7 +131,7 @@ fn link(fds: Vec<OwnedFd>, size: u64, count: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// As the integrator loads a module: from its memory file, for ever.
+/// As a worker loads a module: from its memory file, for ever.
 fn load(fd: &OwnedFd) -> Result<extern "C" fn(f64) -> f64, String> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     use std::os::fd::AsRawFd;
