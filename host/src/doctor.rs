@@ -1,6 +1,6 @@
 //! `ecapture doctor`: what this machine has of what capturing needs, what is missing, what that costs, and how to get it.
 //!
-//! [`machine`] is the only place that looks; [`judge`] turns what was seen into [`Check`]s without looking at anything, so
+//! `machine` is the only place that looks; `judge` turns what was seen into [`Check`]s without looking at anything, so
 //! that every machine can be had in a test. The questions to the kernel are those of a run (`bpf::kernel`,
 //! `sandbox::privileges`). Must not live here: a second opinion about them.
 
