@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A directory tree that a process can have as its root.
@@ -104,8 +105,14 @@ impl Running {
         self.0.wait().expect("wait").code()
     }
 
-    /// Ends it at once.
+    /// Ends it at once, and what it has started: a server that becomes another user is not asked to end with its parent.
     pub fn kill(&mut self) {
+        let pid = self.0.id();
+        let started = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in started.split_whitespace().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
+            // The first of its process ids: the kernel ends the others.
+            let _ = kill_process(child, Signal::KILL);
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
