@@ -225,6 +225,23 @@ impl Session {
         }
     }
 
+    /// Waits until the shell itself sleeps, so waits for a key. A key that makes a signal throws away what was typed
+    /// and not yet read, and readline misses a signal that comes just before it sleeps.
+    ///
+    /// # Panics
+    /// If it does not within 20 s.
+    pub fn wait_until_idle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let idle = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).ok()?;
+            Some(stat.rsplit(')').next()?.trim_start().starts_with('S'))
+        };
+        while idle() != Some(true) {
+            assert!(Instant::now() < deadline, "the shell does not wait for a key");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -291,7 +291,10 @@ fn a_session_at_a_terminal() {
         session.wait_for(PROMPT);
         session.line("kill -CONT %1; kill %1; wait %1", PROMPT);
         // Given up half-way: neither a line nor a command.
-        session.press(b"never run\x03");
+        session.press(b"never run");
+        session.wait_for("never run");
+        session.wait_until_idle();
+        session.press(b"\x03");
         session.wait_for(PROMPT);
         session.press(b"exit 3\r");
         let status = session.wait();
