@@ -153,7 +153,9 @@ impl Session {
         let end = || File::options().read(true).write(true).open(&name).expect("terminal");
         // Gives it the terminal as its own, which takes a system call between fork and exec.
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(shell.binary()).args(["--norc", "--noprofile", "-i"]);
+        // What was ignored when a shell started stays ignored in what it runs, as SIGINT is in a job in the background.
+        command.args(["--ctty", "--wait", "env", "--default-signal"]);
+        command.arg(shell.binary()).args(["--norc", "--noprofile", "-i"]);
         shell.prepare(&mut command);
         command.env("PS1", prompts[0]).env("PS2", prompts[1]).env("TERM", "dumb").env("INPUTRC", "/dev/null");
         command.env("HISTFILE", "/dev/null");
