@@ -27,7 +27,7 @@
 #include <ecapture/args.h>
 #include <ecapture/maps.h>
 
-/* The kernel adds 8 bytes to each record: with them the classes are powers of two. */
+/* The kernel adds 8 bytes to each record: the sizes of the classes are with them. */
 #define ECAP_RING_HEADER 8
 #define ECAP_CLASS_DATA(size) ((size) - ECAP_RING_HEADER - (int)sizeof(struct ecap_record))
 /* Bytes of a message that one record can hold. */
@@ -58,6 +58,9 @@ ECAP_INLINE struct ecap_message ecap_message(struct pt_regs *ctx)
 	return m;
 }
 
+/* Programs move data in powers of two, and with header and fixed structure it would not fit into one. */
+#define ECAP_ROOM_ 512
+
 /* Ring space for `fixed` + `n` bytes, n at most ECAP_CHUNK_MAX - fixed, in the smallest class that holds them.
  * bpf_ringbuf_reserve takes constants only, so it is one branch for each class; on each the verifier learns from the
  * comparison that n fits. */
@@ -69,12 +72,12 @@ ECAP_INLINE struct ecap_record *ecap_take_(__u64 fixed, __u64 n)
 {
 	ECAP_TAKE_(256);
 	ECAP_TAKE_(512);
-	ECAP_TAKE_(1024);
-	ECAP_TAKE_(2048);
-	ECAP_TAKE_(4096);
-	ECAP_TAKE_(8192);
-	ECAP_TAKE_(16384);
-	ECAP_TAKE_(32768);
+	ECAP_TAKE_(1024 + ECAP_ROOM_);
+	ECAP_TAKE_(2048 + ECAP_ROOM_);
+	ECAP_TAKE_(4096 + ECAP_ROOM_);
+	ECAP_TAKE_(8192 + ECAP_ROOM_);
+	ECAP_TAKE_(16384 + ECAP_ROOM_);
+	ECAP_TAKE_(32768 + ECAP_ROOM_);
 	return bpf_ringbuf_reserve(&ecap_events, 65536 - ECAP_RING_HEADER, 0);
 }
 
