@@ -480,9 +480,9 @@ impl Out {
         };
         let fixed = &view.fixed;
         let schema = source.schema.event(fixed.event);
-        source.undeclared += u64::from(schema.is_none() || fixed.role != role::OUTPUT);
-        // Streams, connections and secrets are for parsers that this version does not have: refused with the plan.
-        let (Some(schema), role::OUTPUT) = (schema, fixed.role) else {
+        source.undeclared += u64::from(schema.is_none() || !matches!(fixed.role, role::OUTPUT | role::STREAM));
+        // Bytes of a stream are shown as they come. Connections and secrets are for what this version does not have.
+        let (Some(schema), role::OUTPUT | role::STREAM) = (schema, fixed.role) else {
             source.malformed += 1;
             return;
         };
