@@ -1,0 +1,144 @@
+//! The version detector: from the bytes of one file to the library that it is or has inside, its version, and the functions
+//! to probe. Nothing depends on the version; it is for the user. No offset into any structure is needed.
+
+use ecapture_plugin_api::sdk::elf::Elf;
+use std::collections::HashSet;
+
+/// A function that is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// The function.
+    pub symbol: &'static str,
+    /// How many arguments the program reads.
+    pub args: u8,
+    /// At its return.
+    pub at_return: bool,
+    /// `enum openssl_call`; 0: none of these.
+    pub call: u32,
+    /// Without it there is nothing to capture.
+    pub required: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detection {
+    /// `OpenSSL`, `BoringSSL` or `AWS-LC`.
+    pub product: &'static str,
+    /// Its version.
+    pub version: String,
+    /// How that was found.
+    pub how: String,
+    /// The functions to probe that the file has.
+    pub hooks: Vec<Hook>,
+    /// What will be missing.
+    pub notes: Vec<String>,
+}
+
+/// Older versions do not have it, so nobody calls it.
+const ABSENT: &str = "nothing is missing: nobody can call it";
+
+/// Function, arguments that are read, and what is missing without it (nothing: it is required).
+const CALLS: [(&str, u8, &str); 11] = [
+    ("SSL_read", 3, ""),
+    ("SSL_read_ex", 4, ABSENT),
+    ("SSL_peek", 3, ABSENT),
+    ("SSL_peek_ex", 4, ABSENT),
+    ("SSL_read_early_data", 4, ABSENT),
+    ("SSL_write", 3, ""),
+    ("SSL_write_ex", 4, ABSENT),
+    ("SSL_write_early_data", 4, ABSENT),
+    ("SSL_sendfile", 4, ABSENT),
+    ("SSL_do_handshake", 1, "addresses are known from the first call that uses the socket on"),
+    ("SSL_write_ex2", 5, ABSENT),
+];
+
+const REMEDY: &str = "if it has a TLS library inside, it is one whose functions have no names (stripped); a build that exports \
+                      SSL_read and SSL_write, or one with symbols, can be captured from";
+
+/// Looks at one file.
+///
+/// # Errors
+/// Why the file can't be captured from, and what to do: a sentence for the user.
+pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
+    let elf = Elf::parse(bytes).map_err(|why| format!("not a program or library that can be read: {why}"))?;
+    let mut functions: HashSet<&[u8]> = HashSet::new();
+    functions.extend(elf.symbols().filter(|s| s.is_function && s.address != 0).map(|s| s.name));
+    let has = |name: &str| functions.contains(name.as_bytes());
+    let missing: Vec<&str> = CALLS.iter().filter(|c| c.2.is_empty() && !has(c.0)).map(|c| c.0).collect();
+    if !missing.is_empty() {
+        return Err(format!("it has no function {}: {REMEDY}", missing.join(" and no function ")));
+    }
+    let (mut hooks, mut notes) = (Vec::new(), Vec::new());
+    for (number, (symbol, args, without)) in (1_u32..).zip(CALLS) {
+        // From 3.3 on SSL_write_ex is a jump to SSL_write_ex2: the same call would begin twice.
+        if !has(symbol) || symbol == "SSL_write_ex" && has("SSL_write_ex2") {
+            if without != ABSENT && !has(symbol) {
+                notes.push(format!("no {symbol}: {without}"));
+            }
+            continue;
+        }
+        let hook = |program, args, at_return| Hook {
+            program,
+            symbol,
+            args,
+            at_return,
+            call: number,
+            required: without.is_empty(),
+        };
+        hooks.push(hook("openssl_enter", args, false));
+        hooks.push(hook("openssl_leave", 0, true));
+    }
+    let reuse = [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
+    for (program, symbol, args, at_return) in reuse {
+        if has(symbol) {
+            hooks.push(Hook { program, symbol, args, at_return, call: 0, required: false });
+        } else {
+            notes.push(format!("no {symbol}: two connections, one after the other, may be shown as one"));
+        }
+    }
+    let (product, version, how) = version(&elf);
+    Ok(Detection { product, version, how, hooks, notes })
+}
+
+fn version(elf: &Elf<'_>) -> (&'static str, String, String) {
+    // `OpenSSL 3.5.7 9 Jun 2026`: in libcrypto, and in a program that has both inside.
+    for text in elf.strings_with(b"OpenSSL ").take(4096) {
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        let Some(rest) = text.strip_prefix("OpenSSL ") else { continue };
+        let number = rest.split(' ').next().unwrap_or_default();
+        if number.starts_with(|c: char| c.is_ascii_digit()) && number.matches('.').count() == 2 && number.len() < 32 {
+            return ("OpenSSL", number.to_owned(), format!("the text {:?} in it", text.get(..64).unwrap_or(text)));
+        }
+    }
+    for (mark, product) in [("AWS-LC", "AWS-LC"), ("BoringSSL", "BoringSSL")] {
+        if elf.strings_with(mark.as_bytes()).next().is_some() {
+            return (product, "unknown".to_owned(), format!("the text {mark:?} in it; it has no version of its own"));
+        }
+    }
+    // A libssl.so says which interfaces it has, the newest of them is that of its version or a little older.
+    let names = elf.section(".dynstr").map_or(&[][..], |section| section.bytes);
+    let newest = names.split(|byte| *byte == 0).filter_map(interface).max();
+    if let Some(number) = newest {
+        let text = format!("{}.{}.{} or later", number[0], number[1], number[2]);
+        return ("OpenSSL", text, "the newest version of its symbols".to_owned());
+    }
+    let soname = elf.soname().unwrap_or_default();
+    match soname.strip_prefix("libssl.so.") {
+        Some(number) if number.len() < 16 => ("OpenSSL", number.to_owned(), format!("its name {soname:?}")),
+        _ => ("OpenSSL", "unknown".to_owned(), "its functions; nothing in it names a version".to_owned()),
+    }
+}
+
+/// `OPENSSL_3.0.3`, `OPENSSL_1_1_1`.
+fn interface(text: &[u8]) -> Option<[u32; 3]> {
+    let text = std::str::from_utf8(text).ok()?.strip_prefix("OPENSSL_")?;
+    let mut parts = text.split(['.', '_']).map(|part| part.parse::<u32>().ok());
+    let number = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(number)
+}
+
+#[cfg(test)]
+#[path = "detect_tests.rs"]
+mod tests;

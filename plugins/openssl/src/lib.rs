@@ -1,0 +1,89 @@
+//! Module `openssl` of ecapture (command `tls`): what programs read from and write to TLS connections made with OpenSSL
+//! 1.1.1 and later, BoringSSL or AWS-LC, as plaintext.
+//!
+//! | file | what |
+//! |---|---|
+//! | `detect` | the version detector: which library a file is or has inside, and which of its functions are probed |
+//! | `record` | the kernel side's messages, read from bytes |
+//! | `output` | how they are shown |
+//! | here | the module's interface: the plan, the glue |
+
+mod detect;
+mod output;
+mod record;
+
+use ecapture_plugin_api::sdk::{
+    Config, Configured, Decode, Detected, DetectedVersion, Error, Host, Locator, Module, Object, Out, Probe, ProbeKind,
+    Record, Target,
+};
+
+/// Id of the one eBPF object.
+const OBJECT: &str = "openssl";
+
+/// The module.
+pub struct Openssl;
+
+impl Module for Openssl {
+    type Decoder = Decoder;
+
+    fn configure(_: &Host, _: &Config) -> Result<Configured, Error> {
+        let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
+        let attach = |program: &str, to: &str| ecapture_plugin_api::plan::Attachment {
+            object: OBJECT.to_owned(),
+            program: program.to_owned(),
+            kind: ecapture_plugin_api::plan::AttachKind::TpBtf,
+            to: to.to_owned(),
+        };
+        let attachments =
+            vec![attach("openssl_sent", "sock_send_length"), attach("openssl_received", "sock_recv_length")];
+        Ok(Configured { objects: vec![object], attachments, ..Configured::default() })
+    }
+
+    fn detect(_: &Host, target: &Target<'_>, _: &Config) -> Result<Detected, Error> {
+        Ok(match detect::detect(target.bytes()) {
+            Ok(detection) => plan(detection),
+            Err(reason) => Detected::unsupported(reason),
+        })
+    }
+
+    fn decoder(_: &Host, _: &Config) -> Result<Decoder, Error> {
+        Ok(Decoder)
+    }
+}
+
+fn plan(detection: detect::Detection) -> Detected {
+    let version =
+        DetectedVersion { product: detection.product.to_owned(), text: detection.version, how: detection.how };
+    let probe = |hook: &detect::Hook| Probe {
+        object: OBJECT.to_owned(),
+        program: hook.program.to_owned(),
+        kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
+        at: Locator::Symbol(hook.symbol.to_owned()),
+        args: hook.args,
+        arg: hook.call,
+        required: hook.required,
+        group: (hook.call != 0).then(|| hook.symbol.to_owned()),
+    };
+    Detected {
+        probes: detection.hooks.iter().map(probe).collect(),
+        notes: detection.notes,
+        ..Detected::supported(version)
+    }
+}
+
+/// The event decoder. It remembers nothing: each message says what it belongs to.
+pub struct Decoder;
+
+impl Decode for Decoder {
+    fn decode(&mut self, record: &Record<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+        let data = record::Data::parse(record.data()).map_err(|why| Error::new(why.to_string()))?;
+        output::emit(&data, record.process(), record.time_ns(), record.missing(), out);
+        Ok(())
+    }
+}
+
+ecapture_plugin_api::export_module!(
+    Openssl,
+    manifest = "module.toml",
+    objects = { "openssl" => include_bytes!(concat!(env!("OUT_DIR"), "/openssl.bpf.o")) },
+);

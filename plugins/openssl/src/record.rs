@@ -1,0 +1,172 @@
+//! The kernel side's messages, read from bytes. Offsets: `ebpf-objects/src/openssl.h`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Bytes of `struct openssl_data`.
+pub const FIXED: usize = 88;
+
+/// Which function was called (`enum openssl_call`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call(pub u32);
+
+impl Call {
+    /// `SSL_read` and so on; by number, from 1.
+    pub const NAMES: [&str; 11] = [
+        "SSL_read",
+        "SSL_read_ex",
+        "SSL_peek",
+        "SSL_peek_ex",
+        "SSL_read_early_data",
+        "SSL_write",
+        "SSL_write_ex",
+        "SSL_write_early_data",
+        "SSL_sendfile",
+        "SSL_do_handshake",
+        "SSL_write_ex2",
+    ];
+    /// The bytes will be read again.
+    pub const PEEK: Self = Self(3);
+    /// The same with the other form.
+    pub const PEEK_EX: Self = Self(4);
+    /// The first that writes.
+    pub const WRITE: Self = Self(6);
+    /// Bytes that go from a file to the socket within the kernel.
+    pub const SENDFILE: Self = Self(9);
+    /// Never in a message.
+    pub const HANDSHAKE: Self = Self(10);
+
+    /// The name of the function.
+    pub fn name(self) -> Option<&'static str> {
+        Self::NAMES.get((self.0 as usize).checked_sub(1)?).copied()
+    }
+}
+
+/// The TCP socket below a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// This end.
+    pub local: (IpAddr, u16),
+    /// The other end.
+    pub peer: (IpAddr, u16),
+}
+
+/// One call that moved bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Data<'a> {
+    /// Address of the SSL object.
+    pub ssl: u64,
+    /// When the connection was first seen.
+    pub birth_ns: u64,
+    /// Of the first byte in its direction.
+    pub offset: u64,
+    /// Bytes that the call moved.
+    pub length: u64,
+    /// When it began.
+    pub began_ns: u64,
+    /// The function.
+    pub call: Call,
+    /// If it is known.
+    pub socket: Option<Socket>,
+    /// The bytes, as many as arrived.
+    pub bytes: &'a [u8],
+}
+
+/// Why a message is not one of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Less than the fixed structure.
+    Short(usize),
+    /// No such function.
+    Call(u32),
+    /// No such address family.
+    Family(u16),
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Short(len) => write!(f, "{len} bytes, less than the {FIXED} of a message"),
+            Self::Call(number) => write!(f, "a call of no known kind: {number}"),
+            Self::Family(number) => write!(f, "an address of no known family: {number}"),
+        }
+    }
+}
+
+impl<'a> Data<'a> {
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
+        let (fixed, bytes) = message.split_first_chunk::<FIXED>().ok_or(Malformed::Short(message.len()))?;
+        let call = Call(u32_at(fixed, 40));
+        if call.name().is_none() || call == Call::HANDSHAKE {
+            return Err(Malformed::Call(call.0));
+        }
+        Ok(Self {
+            ssl: u64_at(fixed, 0),
+            birth_ns: u64_at(fixed, 8),
+            offset: u64_at(fixed, 16),
+            length: u64_at(fixed, 24),
+            began_ns: u64_at(fixed, 32),
+            call,
+            socket: socket(fixed)?,
+            bytes,
+        })
+    }
+
+    /// Names the connection within all of the machine and all of the run: different objects of different processes at
+    /// different times get different numbers (but for one chance in 2^64), never 0.
+    pub fn connection(&self, process: u32) -> u64 {
+        let mixed = mix(mix(mix(u64::from(process)) ^ self.ssl) ^ self.birth_ns);
+        mixed.max(1)
+    }
+}
+
+/// The finaliser of splitmix64: every bit of the result depends on every bit of the argument, and no two arguments share
+/// a result.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+fn socket(fixed: &[u8; FIXED]) -> Result<Option<Socket>, Malformed> {
+    const AF_INET: u16 = 2;
+    const AF_INET6: u16 = 10;
+    let family = u16_at(fixed, 48);
+    let address = |at: usize| {
+        let bytes: [u8; 16] = fixed.get(at..at + 16).and_then(|b| b.try_into().ok()).unwrap_or_default();
+        let [a, b, c, d, ..] = bytes;
+        if family == AF_INET { Ipv4Addr::new(a, b, c, d).into() } else { shortest(Ipv6Addr::from(bytes)) }
+    };
+    match family {
+        0 => Ok(None),
+        AF_INET | AF_INET6 => {
+            Ok(Some(Socket { local: (address(56), u16_at(fixed, 50)), peer: (address(72), u16_at(fixed, 52)) }))
+        }
+        other => Err(Malformed::Family(other)),
+    }
+}
+
+/// An IPv4 connection of an IPv6 socket is an IPv4 connection.
+fn shortest(address: Ipv6Addr) -> IpAddr {
+    address.to_ipv4_mapped().map_or(address.into(), IpAddr::from)
+}
+
+fn u16_at(bytes: &[u8; FIXED], at: usize) -> u16 {
+    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8; FIXED], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8; FIXED], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+pub(crate) mod tests;
