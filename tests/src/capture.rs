@@ -360,6 +360,19 @@ pub fn text_bytes(event: &Value, column: &str) -> Vec<u8> {
     }
 }
 
+/// Exact bytes of an event's payload; none if it has none.
+///
+/// # Panics
+/// If it is nonsense.
+#[must_use]
+pub fn payload(event: &Value) -> Vec<u8> {
+    match (event["ecapture.payload.text"].as_str(), event["ecapture.payload.base64"].as_str()) {
+        (Some(text), _) => text.as_bytes().to_vec(),
+        (None, Some(encoded)) => base64(encoded),
+        (None, None) => Vec::new(),
+    }
+}
+
 /// Children of a process by the name they give themselves (`ecapture: worker`).
 #[must_use]
 pub fn children(of: u32) -> BTreeMap<String, u32> {
@@ -407,10 +420,14 @@ fn follow(from: impl Read + Send + 'static) -> Receiver<String> {
 
 fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut out, mut word, mut bits) = (Vec::new(), 0u32, 0);
+    let mut values = [None; 256];
+    for (value, digit) in (0u32..).zip(ALPHABET) {
+        values[usize::from(*digit)] = Some(value);
+    }
+    let (mut out, mut word, mut bits) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
     for digit in text.bytes().filter(|b| *b != b'=') {
-        let value = ALPHABET.iter().position(|a| *a == digit).unwrap_or_else(|| panic!("not base64: {text:?}"));
-        word = word << 6 | u32::try_from(value).unwrap_or_default();
+        let value = values[usize::from(digit)].unwrap_or_else(|| panic!("not base64: {text:?}"));
+        word = word << 6 | value;
         bits += 6;
         if bits >= 8 {
             bits -= 8;

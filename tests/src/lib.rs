@@ -18,6 +18,8 @@ pub mod recording;
 pub mod server;
 pub mod suites;
 pub mod target;
+pub mod tls;
 pub mod variants;
 pub mod versions;
+pub mod web;
 pub mod workload;

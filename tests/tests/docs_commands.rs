@@ -9,6 +9,7 @@ use ecapture_tests::bash::{Bash, SHELL};
 use ecapture_tests::capture::{Modules, bin_dir};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
+use ecapture_tests::tls::{self, Library};
 use ecapture_tests::{document, needs, skip_if};
 
 /// Runs a command with these words in place of others and with more at its end, in a directory, while something goes on.
@@ -100,6 +101,64 @@ fn the_module_bash() {
         let wanted = if command.contains("plan") { "file offset" } else { ": for the document" };
         let file = dir.path().join("commands.jsonl");
         let shown = if command.contains("-w ") { std::fs::read_to_string(file).unwrap() } else { shown };
+        assert!(shown.contains(wanted), "{command}: {shown}");
+    }
+    drop(orders);
+    let _ = waiting.wait();
+}
+
+#[test]
+fn the_module_openssl() {
+    let test = "the_module_openssl";
+    skip_if!(
+        test,
+        needs::capture(),
+        needs::program("/usr/bin/openssl", "openssl"),
+        needs::program("/usr/bin/gcc", "gcc")
+    );
+    let modules = Modules::with(&["openssl"]);
+    let (library, calls) = (Library::installed(), tls::calls());
+    let dir = tempfile::tempdir().unwrap();
+    // A shell that waits, whose children talk TLS: commands for all processes are run for it.
+    let mut shell = library.command(Path::new("/bin/sh"));
+    let talk = format!(
+        "while read -r _; do {} {} {} {} reuse 2 > /dev/null; done",
+        calls.path().display(),
+        library.text(),
+        library.certificate().display(),
+        library.key().display()
+    );
+    let mut waiting = shell.args(["-c", &talk]).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = waiting.id().to_string();
+    let orders = std::cell::RefCell::new(waiting.stdin.take().unwrap());
+    let order = || {
+        use std::io::Write as _;
+        orders.borrow_mut().write_all(b"talk\n").unwrap();
+    };
+    let file = library.text();
+    let instead = [("4711", pid.as_str()), ("/usr/lib/x86_64-linux-gnu/libssl.so.3", &file), ("10s", "2s")];
+    let commands = document::commands("docs/modules/openssl.md");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in commands {
+        // Probes only what this test has started.
+        let mut whole = command.clone();
+        if !command.contains("--libssl") && !command.contains("plan") && !command.contains("4711") {
+            whole += " --pid 4711";
+        }
+        if !command.contains("--duration") && !command.contains("--count") && !command.contains("plan") {
+            whole += " --duration 3s";
+        }
+        let shown = String::from_utf8(run(&modules, dir.path(), &whole, &instead, order).stdout).unwrap();
+        let shown = if command.contains("-w ") {
+            std::fs::read_to_string(dir.path().join("plaintext.jsonl")).unwrap()
+        } else {
+            shown
+        };
+        let wanted = match () {
+            () if command.contains("plan") => "file offset",
+            () if command.contains("hex") => "72 6f 75 6e 64",
+            () => "round 1",
+        };
         assert!(shown.contains(wanted), "{command}: {shown}");
     }
     drop(orders);

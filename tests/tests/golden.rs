@@ -13,6 +13,7 @@ use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::Client;
 use ecapture_tests::server::{MARIADB_11_8, MYSQL_9_7, Server};
+use ecapture_tests::tls::{self, Library};
 
 fn golden(module: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(module)
@@ -75,6 +76,29 @@ fn bash() {
         record_bash();
     }
     compare("bash");
+}
+
+#[test]
+fn openssl() {
+    if bless().as_deref() == Some("record") && !golden("openssl").join("openssl-3.0.ecaprec").exists() {
+        record_openssl();
+    }
+    compare("openssl");
+}
+
+/// Every way to read and write, short and long, with and without a socket.
+fn record_openssl() {
+    std::fs::create_dir_all(golden("openssl")).unwrap();
+    let recording = golden("openssl").join("openssl-3.0.ecaprec");
+    let (modules, library, calls) = (Modules::with(&["openssl"]), Library::installed(), tls::calls());
+    let path = library.text();
+    let args = ["tls", "--libssl", &path, "-o", "none", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    for (scenario, number) in [("lengths", 9), ("memory", 5), ("early", 2), ("reuse", 3)] {
+        assert!(!library.run(&calls, scenario, number).is_empty());
+    }
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
 }
 
 /// One of everything that a shell does with a command.

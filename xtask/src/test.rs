@@ -61,6 +61,10 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "module_check"]);
     command.args(["the_modules_of_this_tree_pass"]).env("ECAPTURE_BIN", &bin).env("ECAPTURE_CHECK_TIME", "600s");
     counts.tests_one_by_one(&mut command)?;
+    // A thousand requests of up to 8 MiB, and single calls of up to 16 MiB.
+    let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
+    command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
+    counts.tests_one_by_one(&mut command)?;
     // Two modules at once, one of them crashing every 20 s, for ten minutes.
     let several = ["test", "--release", "-p", "ecapture-tests", "--test", "several"];
     counts.tests_one_by_one(cargo(&several).env("ECAPTURE_BIN", &bin).env("ECAPTURE_SOAK_SECONDS", "600"))?;
