@@ -30,9 +30,10 @@ struct call {
 	__u64 room;  /* bytes that the caller offered */
 	__u64 bytes; /* where the function puts the number of bytes, if it does not return it */
 	__u16 inner;   /* part of a call on the same connection in the same direction: the outer one tells */
-	__u16 sockets; /* different TCP sockets that were used during it: 0, 1, or 2 for more */
+	__u16 sockets; /* different TCP sockets that were used in its direction during it: 0, 1, or 2 for more */
 	__u32 ports;   /* of the first: a closed socket's memory may be another's soon */
 	__u64 socket;
+	__u64 wire;    /* bytes that went through them */
 	struct openssl_data data; /* filled as it becomes known */
 };
 
@@ -183,6 +184,7 @@ int openssl_enter(struct pt_regs *ctx)
 	call->bytes = which == OPENSSL_WRITE_EX2 ? ecap_arg4(ctx) : ecap_arg3(ctx);
 	call->data.call = which;
 	call->sockets = 0;
+	call->wire = 0;
 	call->inner = is_inner(flight, call);
 	call->data.began_ns = bpf_ktime_get_ns();
 	return 0;
@@ -264,10 +266,11 @@ ECAP_INLINE struct connection *connection_of(struct flight *flight, struct call 
 	return connection;
 }
 
-/* If just one socket was used during the call, it is the connection's. With more, nobody can say which. */
-ECAP_INLINE void keep_socket(struct flight *flight, struct call *call, struct connection *connection)
+/* If just one socket was used during the call, it is the connection's. With more, nobody can say which; and what was sent must be
+ * no less than what was to be sent, or it was something else (a callback's). */
+ECAP_INLINE void keep_socket(struct flight *flight, struct call *call, struct connection *connection, __u64 bytes)
 {
-	if (call->sockets != 1 || (connection->socket == call->socket && connection->ports == call->ports))
+	if (call->sockets != 1 || (is_write(call->data.call) && call->wire < bytes) || (connection->socket == call->socket && connection->ports == call->ports))
 		return;
 	connection->socket = call->socket;
 	connection->ports = call->ports;
@@ -285,7 +288,7 @@ ECAP_INLINE __u64 settle(struct pt_regs *ctx, struct flight *flight, struct call
 	connection = connection_of(flight, call);
 	if (!connection)
 		return 0;
-	keep_socket(flight, call, connection);
+	keep_socket(flight, call, connection, bytes);
 	if (!bytes)
 		return 0;
 	call->data.flags = 0;
@@ -400,8 +403,9 @@ ECAP_INLINE void show_socket(struct flight *flight, struct sock *sk, __u32 ports
 	}
 }
 
-/* The thread moved bytes through this socket: if a call is in flight, it was for that. */
-ECAP_INLINE int used(struct sock *sk, int bytes)
+/* The thread moved bytes through this socket: for the calls that are in flight and move bytes that way. (A handshake does both; to
+ * look at what it receives is enough, and leaves out what a callback of it may send elsewhere.) */
+ECAP_INLINE int used(struct sock *sk, int bytes, int sent)
 {
 	struct flight *flight = ecap_state(openssl_flights);
 	__u32 ports;
@@ -419,6 +423,9 @@ ECAP_INLINE int used(struct sock *sk, int bytes)
 		struct call *call = &flight->call[i];
 		if (i >= flight->depth)
 			break;
+		if (is_write(call->data.call) != sent)
+			continue;
+		call->wire += bytes;
 		if (!call->sockets) {
 			call->socket = (__u64)sk;
 			call->ports = ports;
@@ -433,13 +440,13 @@ ECAP_INLINE int used(struct sock *sk, int bytes)
 SEC("tp_btf/sock_send_length")
 int openssl_sent(const __u64 *ctx)
 {
-	return used(ECAP_TP_ARG(ctx, 0, struct sock *), ECAP_TP_ARG(ctx, 1, int));
+	return used(ECAP_TP_ARG(ctx, 0, struct sock *), ECAP_TP_ARG(ctx, 1, int), 1);
 }
 
 SEC("tp_btf/sock_recv_length")
 int openssl_received(const __u64 *ctx)
 {
-	return used(ECAP_TP_ARG(ctx, 0, struct sock *), ECAP_TP_ARG(ctx, 1, int));
+	return used(ECAP_TP_ARG(ctx, 0, struct sock *), ECAP_TP_ARG(ctx, 1, int), 0);
 }
 
 ECAP_LICENSE("GPL");

@@ -22,4 +22,5 @@ pub mod tls;
 pub mod variants;
 pub mod versions;
 pub mod web;
+pub mod wheels;
 pub mod workload;

@@ -37,10 +37,22 @@ impl Library {
     /// If it is not there.
     #[must_use]
     pub fn of(from: &Path, version: &str) -> Self {
+        let [ssl, crypto] = ["ssl", "crypto"].map(|name| from.join(format!("lib{name}.so.{version}")));
+        Self::copied(&[&ssl, &crypto])
+    }
+
+    /// A copy of these files, the first of which is the library to probe.
+    ///
+    /// # Panics
+    /// If one is not there.
+    #[must_use]
+    pub fn copied(files: &[&Path]) -> Self {
         let dir = tempfile::Builder::new().prefix("ecapture-tls-").tempdir().expect("temporary directory");
-        for name in ["libssl.so", "libcrypto.so"] {
-            let file = format!("{name}.{version}");
-            std::fs::copy(from.join(&file), dir.path().join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let name = |file: &Path| file.file_name().expect("a file").to_str().expect("a name that is text").to_owned();
+        for file in files {
+            let copy = dir.path().join(name(file));
+            std::fs::copy(file, &copy).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         }
         let key = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
         let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
@@ -59,7 +71,7 @@ impl Library {
             let mode = if name.is_empty() { 0o755 } else { 0o644 };
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("chmod");
         }
-        Self { dir, file: format!("libssl.so.{version}") }
+        Self { dir, file: name(files[0]) }
     }
 
     /// Where everything is.
@@ -102,6 +114,26 @@ impl Library {
         command.uid(NOBODY).gid(NOBODY).env_clear().current_dir(self.dir());
         command.env("PATH", "/usr/bin:/bin").env("LD_LIBRARY_PATH", self.dir());
         command
+    }
+
+    /// Runs a command that leaves the bytes that client and server exchanged in files, with certificate and key as its next
+    /// arguments. Gives what was asked and what was answered.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn exchange(&self, program: &Path, script: &str, args: &[&str], rounds: u32) -> [Vec<u8>; 2] {
+        let dir = tempfile::Builder::new().prefix("ecapture-echo-").tempdir().expect("temporary directory");
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/targets").join(script);
+        let copy = dir.path().join(script);
+        std::fs::copy(&source, &copy).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+        let mut command = self.command(Path::new("/usr/bin/timeout"));
+        command.current_dir(dir.path()).arg("100").arg(program).arg(&copy).args(args);
+        command.arg(self.certificate()).arg(self.key()).arg(rounds.to_string());
+        let output = command.output().expect("timeout");
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        ["asked", "answered"].map(|name| std::fs::read(dir.path().join(name)).expect("what was said"))
     }
 
     /// Runs a scenario of `fixtures/targets/tls-calls.c` and gives what it says that it did.

@@ -65,6 +65,9 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
+    // Half an hour of captures that come and go.
+    let storm = ["test", "--release", "-p", "ecapture-tests", "--test", "tls_storm"];
+    counts.tests_one_by_one(cargo(&storm).env("ECAPTURE_BIN", &bin).env("ECAPTURE_SOAK_SECONDS", "1800"))?;
     // Two modules at once, one of them crashing every 20 s, for ten minutes.
     let several = ["test", "--release", "-p", "ecapture-tests", "--test", "several"];
     counts.tests_one_by_one(cargo(&several).env("ECAPTURE_BIN", &bin).env("ECAPTURE_SOAK_SECONDS", "600"))?;

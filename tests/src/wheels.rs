@@ -1,0 +1,63 @@
+//! Programs and libraries out of Python's package index: they bring their own TLS along.
+//!
+//! Kept under `target/suites/wheels`; only the first run needs the network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A directory with the package's files, unpacked. Nothing in it may be changed: all tests share it.
+///
+/// # Errors
+/// Why the package can't be had here: a reason to skip a test.
+///
+/// # Panics
+/// If there is no room for it.
+pub fn wheel(package: &str) -> Result<PathBuf, String> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/suites/wheels");
+    fs::create_dir_all(&cache).expect("directory");
+    let path = cache.canonicalize().expect("directory").join(package);
+    if path.exists() {
+        return Ok(path);
+    }
+    let work = tempfile::tempdir_in(&cache).expect("temporary directory");
+    let output = Command::new("timeout")
+        .args(["150", "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"])
+        .arg("--dest")
+        .arg(work.path())
+        .arg(package)
+        .output()
+        .map_err(|e| format!("needs timeout: {e}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("needs the Python package {package}: {}", said.lines().last().unwrap_or("no word why")));
+    }
+    let unpacked = work.path().join("unpacked");
+    for file in fs::read_dir(work.path()).expect("wheel").flatten() {
+        let status =
+            Command::new("/usr/bin/python3").args(["-m", "zipfile", "-e"]).arg(file.path()).arg(&unpacked).status();
+        assert!(status.expect("python3").success(), "{} is no wheel", file.path().display());
+    }
+    fs::rename(&unpacked, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Ok(path)
+}
+
+/// The one file below a directory whose name begins so.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn file(below: &Path, name: &str) -> PathBuf {
+    let mut dirs = vec![below.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("directory").flatten() {
+            let kind = entry.file_type().expect("type of a file");
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(name) {
+                return entry.path();
+            }
+        }
+    }
+    panic!("no {name} in {}", below.display());
+}
