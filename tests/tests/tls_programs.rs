@@ -161,6 +161,40 @@ fn all_libraries_that_processes_map_now_and_later() {
     assert_eq!(files.len(), 3, "{files:?}");
 }
 
+/// The package was upgraded, and the program has not been started again: it still uses the library that is gone.
+#[test]
+fn a_library_that_was_replaced_while_it_is_used() {
+    let test = "a_library_that_was_replaced_while_it_is_used";
+    skip_if!(
+        test,
+        needs::capture(),
+        needs::program("/usr/bin/openssl", "openssl"),
+        needs::program("/usr/bin/gcc", "gcc")
+    );
+    let (library, calls) = (Library::installed(), tls::calls());
+    let go = library.dir().join("go");
+    let mut command = library.command(&calls.path());
+    command.arg(library.path()).arg(library.certificate()).arg(library.key()).args(["reuse", "5"]).arg(&go);
+    let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let maps = || std::fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap_or_default();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !maps().contains(&library.text()) {
+        assert!(std::time::Instant::now() < deadline, "the program does not load its library");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let new = library.dir().join("new");
+    std::fs::copy(library.path(), &new).unwrap();
+    std::fs::rename(&new, library.path()).unwrap();
+    assert!(maps().contains(&format!("{} (deleted)", library.text())), "{}", maps());
+    let modules = Modules::with(&["openssl"]);
+    let capture = Capture::start(&modules, &["tls", "--pid", &child.id().to_string(), "-o", "json"]);
+    std::fs::write(&go, "").unwrap();
+    let said = tls::said(&child.wait_with_output().unwrap());
+    let finished = capture.stop();
+    finished.assert_whole();
+    tls::compare(&said, &tls::captured(&finished.events));
+}
+
 #[test]
 fn boringssl_inside_of_curl_cffi() {
     let test = "boringssl_inside_of_curl_cffi";

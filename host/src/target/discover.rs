@@ -250,12 +250,10 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
                 }
             }
             TargetKind::Library => {
-                for path in process::mapped_files(pid).into_iter().filter(|p| names(&target.sonames, p)) {
-                    // As the process sees it: its own root, which may be a container's.
-                    let through = PathBuf::from(format!("/proc/{pid}/root{}", path.display()));
-                    if let Ok(file) = open(&through) {
-                        let how = format!("process {pid}");
-                        found.extend(keep(file, path, &how, false, Some(pid)));
+                for mapped in process::mapped_files(pid).into_iter().filter(|m| names(&target.sonames, &m.path)) {
+                    if let Ok(file) = open(&mapped.through) {
+                        let gone = if mapped.deleted { ", which maps it though it is gone" } else { "" };
+                        found.extend(keep(file, mapped.path, &format!("process {pid}{gone}"), false, Some(pid)));
                     }
                 }
             }

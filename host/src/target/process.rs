@@ -73,27 +73,52 @@ pub fn started_ns(pid: u32) -> Option<u64> {
     Some(since_boot.saturating_sub(asleep))
 }
 
-/// Files that the process maps executable, as (path in the process's own root, path through `/proc/PID/root`).
+/// A file that a process maps executable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapped {
+    /// As the process sees it.
+    pub path: PathBuf,
+    /// Where it can be opened from here: through the process's own root, which may be a container's. A file that is gone or
+    /// was replaced can still be had as the mapping itself, by root with all its capabilities.
+    pub through: PathBuf,
+    /// It is no longer at its path.
+    pub deleted: bool,
+}
+
+/// Files that the process maps executable.
 #[must_use]
-pub fn mapped_files(pid: u32) -> Vec<PathBuf> {
+pub fn mapped_files(pid: u32) -> Vec<Mapped> {
     let mut text = String::new();
     let file = File::open(format!("/proc/{pid}/maps"));
     // 8 MiB of maps are some 80,000 mappings; beyond that a process is not looked through.
     if file.and_then(|f| f.take(8 << 20).read_to_string(&mut text)).is_err() {
         return Vec::new();
     }
-    let mut paths: Vec<PathBuf> = text
+    let mut files: Vec<Mapped> = text
         .lines()
         .filter_map(|line| {
             let mut words = line.splitn(6, ' ').filter(|w| !w.is_empty());
-            let executable = words.nth(1)?.as_bytes().get(2) == Some(&b'x');
+            let range = words.next()?;
+            let executable = words.next()?.as_bytes().get(2) == Some(&b'x');
             let path = line.find('/').map(|at| &line[at..])?;
-            executable.then(|| PathBuf::from(path))
+            executable.then(|| mapped(pid, range, path))
         })
         .collect();
-    paths.sort();
-    paths.dedup();
-    paths
+    files.sort();
+    files.dedup_by(|a, b| a.path == b.path && a.deleted == b.deleted);
+    files
+}
+
+fn mapped(pid: u32, range: &str, path: &str) -> Mapped {
+    let through = PathBuf::from(format!("/proc/{pid}/root{path}"));
+    match path.strip_suffix(" (deleted)") {
+        // A file may be called so.
+        Some(gone) if !through.exists() => {
+            let through = format!("/proc/{pid}/map_files/{range}").into();
+            Mapped { path: gone.into(), through, deleted: true }
+        }
+        _ => Mapped { path: path.into(), through, deleted: false },
+    }
 }
 
 /// The process and all its descendants that exist now.
@@ -144,6 +169,22 @@ mod tests {
 
     #[test]
     fn lists_the_libraries_that_this_process_maps() {
-        assert!(mapped_files(std::process::id()).iter().any(|p| p.to_string_lossy().contains("libc.so")));
+        let libc = |m: &&Mapped| m.path.to_string_lossy().contains("libc.so");
+        let files = mapped_files(std::process::id());
+        let libc = files.iter().find(libc).unwrap();
+        assert!(!libc.deleted && libc.through.exists(), "{libc:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_had_through_its_mapping() {
+        let gone = mapped(7, "7f00-7f10", "/no/such/library.so (deleted)");
+        assert_eq!((gone.path, gone.deleted), ("/no/such/library.so".into(), true));
+        assert_eq!(gone.through, PathBuf::from("/proc/7/map_files/7f00-7f10"));
+        // One that is there may be called so.
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("library.so (deleted)");
+        fs::write(&name, "").unwrap();
+        let there = mapped(std::process::id(), "7f00-7f10", name.to_str().unwrap());
+        assert_eq!((there.path, there.deleted), (name, false));
     }
 }
