@@ -279,3 +279,33 @@ fn with_a_ring_that_is_too_small_the_gaps_are_as_long_as_what_is_lost() {
         assert_eq!(places.get(&place), Some(&call), "at {place:?}");
     }
 }
+
+#[test]
+fn many_connections_at_the_same_time_take_no_memory() {
+    let test = "many_connections_at_the_same_time_take_no_memory";
+    skip_unless_possible!(test);
+    // `cargo xtask soak` opens as many as 20,000 open files allow, both ends here.
+    let count = if std::env::var_os("ECAPTURE_TLS_SOAK").is_some() { 9900 } else { 2000 };
+    let (library, calls) = (Library::installed(), tls::calls());
+    let (_modules, capture) = capture(&library.text(), &[]);
+    // What the children hold that is no ring and no link: those are shared.
+    let private = || -> u64 {
+        let children = ecapture_tests::capture::children(capture.pid());
+        let rollup = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let own = |text: &str| -> u64 {
+            let lines =
+                text.lines().filter_map(|l| l.strip_prefix("Private_Dirty:").or_else(|| l.strip_prefix("Anonymous:")));
+            lines.filter_map(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).max().unwrap_or(0)
+        };
+        children.values().map(rollup).map(|text| own(&text)).sum()
+    };
+    let before = private();
+    let said = library.run(&calls, "many", count);
+    let after = private();
+    let finished = capture.stop();
+    finished.assert_whole();
+    tls::compare(&said, &tls::captured(&finished.events));
+    assert_eq!(said.len(), 4 * count as usize);
+    println!("{count} connections: {before} KiB before, {after} KiB after");
+    assert!(before > 0 && after < before + 16 * 1024, "{before} KiB before, {after} KiB after");
+}
