@@ -13,6 +13,7 @@ mod replay;
 mod start;
 mod statements;
 mod stats;
+mod tls;
 
 use ecapture_tests::needs;
 
@@ -22,17 +23,18 @@ fn main() {
         std::process::exit(1);
     }
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("abi", abi::run),
         ("pump", pump::run),
         ("peer", pump::beside_bpftrace),
         ("statements", statements::run),
+        ("tls", tls::run),
         ("start", start::run),
         ("list", list::run),
         ("replay", replay::run),
     ];
     if let Some(unknown) = asked.iter().find(|a| !parts.iter().any(|(name, _)| name == a)) {
-        eprintln!("bench: no part {unknown:?}; there are abi, pump, peer, statements, start, list, replay");
+        eprintln!("bench: no part {unknown:?}; there are abi, pump, peer, statements, tls, start, list, replay");
         std::process::exit(2);
     }
     println!("{} processors", std::thread::available_parallelism().map_or(0, usize::from));
