@@ -12,7 +12,7 @@
 //! - `elf`, `symbols`, `image`: what the file says.
 //! - `instruction`: what the kernel does with a breakpoint on an instruction.
 //! - `walk`, `tables`, `sweep`, `exits`: which points see the event exactly once, and undisturbed.
-//! - `strings`: functions without a name.
+//! - `strings`; `wrap`, `paths`, `values`, `stubs`: functions without a name, by what they are told or by their wrappers.
 //! - `place`: puts it together; `proof`: checks every offset again before it leaves.
 //!
 //! Nothing here attaches anything, reads other files or starts processes.
@@ -22,16 +22,20 @@ mod elf;
 mod exits;
 mod image;
 mod instruction;
+mod paths;
 mod place;
 pub mod plan;
 mod proof;
 mod strings;
+mod stubs;
 mod sweep;
 mod symbols;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod values;
 mod walk;
+mod wrap;
 
 pub use elf::Refusal;
 use image::Image;

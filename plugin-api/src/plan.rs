@@ -11,7 +11,8 @@ mod hex;
 mod value;
 
 pub use answer::{
-    AttachKind, Attachment, Configured, Detected, DetectedVersion, Locator, Object, PlanError, Probe, ProbeKind,
+    AttachKind, Attachment, Behind, Configured, Detected, DetectedVersion, Locator, Object, PlanError, Probe,
+    ProbeKind, WrapperArgument,
 };
 pub use hex::Hex;
 pub use value::{Config, GlobalValue, Value};
@@ -36,3 +37,9 @@ pub const MAX_LAYOUT: usize = 4096;
 
 /// Arguments that a program may say it reads, at most.
 pub const MAX_ARGS: u8 = 16;
+
+/// Arguments that registers carry; the others are on the stack.
+pub const REGISTER_ARGS: u8 = 6;
+
+/// Wrappers of one function, at most.
+pub const MAX_WRAPPERS: usize = 8;

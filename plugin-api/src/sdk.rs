@@ -46,8 +46,8 @@ mod record;
 pub mod testing;
 
 pub use crate::plan::{
-    AttachKind, Attachment, Config, Configured, Detected, DetectedVersion, GlobalValue, Hex, Locator, Object, Probe,
-    ProbeKind, Value,
+    AttachKind, Attachment, Behind, Config, Configured, Detected, DetectedVersion, GlobalValue, Hex, Locator, Object,
+    Probe, ProbeKind, Value, WrapperArgument,
 };
 pub use error::Error;
 pub use host::Host;

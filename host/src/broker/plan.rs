@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use ecapture_plugin_api::manifest::Manifest;
-use ecapture_plugin_api::plan::{AttachKind, Configured, Detected, GlobalValue, ProbeKind};
+use ecapture_plugin_api::plan::{
+    AttachKind, Behind, Configured, Detected, GlobalValue, Locator, Probe, ProbeKind, REGISTER_ARGS,
+};
 
 use crate::bpf::{ObjectSpec, ProgramKind};
 use crate::scout::{PointKind, ProbeWanted, ScoutAnswer, ScoutRequest};
@@ -259,10 +261,26 @@ pub fn place(
             _ => return Err(PlanError::Scout(format!("{}: {kinds:?} for a {:?}", probe.program, probe.kind))),
         };
         let offsets = place.points.iter().map(|p| p.offset).collect();
-        plan.placements.push(Placement { object: probe.object.clone(), program, offsets, arg: probe.arg, is_return });
+        let arg = number(probe, place.out)?;
+        plan.placements.push(Placement { object: probe.object.clone(), program, offsets, arg, is_return });
     }
     plan.placements.sort_by_key(|p| !p.is_return);
     Ok(plan)
+}
+
+/// The probe's number as its program sees it: with the position of an argument in the top 8 bits, if the module wants one.
+fn number(probe: &Probe, position: Option<u8>) -> Result<u32, PlanError> {
+    let wanted = matches!(&probe.at, Locator::Behind(Behind { out: Some(_), .. }));
+    match (wanted, position) {
+        (false, None) => Ok(probe.arg),
+        (true, Some(position)) if position < REGISTER_ARGS && probe.arg >> 24 == 0 => {
+            Ok(probe.arg | u32::from(position) << 24)
+        }
+        _ => {
+            let words = position.map_or("none".to_owned(), |position| position.to_string());
+            Err(PlanError::Scout(format!("{}: position {words} of an argument", probe.program)))
+        }
+    }
 }
 
 /// The twin of a return program that takes exit points.

@@ -99,6 +99,9 @@ fn plan_text(module: &Loaded, prepared: &Prepared) -> String {
                         place.delta,
                         offsets.join(", ")
                     );
+                    if let Some(found) = &place.found {
+                        let _ = writeln!(out, "    found   {}", escape::line(found));
+                    }
                     let _ = writeln!(out, "    on      {} ({:?})", escape::line(&place.instruction), place.cost);
                     let _ = writeln!(out, "    why     {}", escape::line(&place.why));
                 }

@@ -1,7 +1,7 @@
 //! The parts of an ELF file that the analysis needs, read with every offset checked.
 //!
 //! Own readers and not goblin: a scout meets files that nobody vouches for, and what is used here (program headers,
-//! notes, four dynamic tags, section headers for the symbol tables) is smaller than the proof that a general parser
+//! notes, a few dynamic tags, section headers for the symbol tables) is smaller than the proof that a general parser
 //! stays within time and memory on all of them. Nothing here knows about instructions.
 
 use super::plan::FileKind;
@@ -21,9 +21,12 @@ const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PT_GNU_PROPERTY: u32 = 0x6474_e553;
+const DT_PLTRELSZ: u64 = 2;
+const DT_SYMTAB: u64 = 6;
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 const DT_SONAME: u64 = 14;
+const DT_JMPREL: u64 = 23;
 const DT_FLAGS_1: u64 = 0x6fff_fffb;
 const DF_1_PIE: u64 = 0x0800_0000;
 const NT_GNU_BUILD_ID: u32 = 3;
@@ -106,6 +109,10 @@ pub(super) struct Headers {
     pub(super) unwind_table: Option<(u64, u64)>,
     /// Address and length of the relocations with addends.
     pub(super) relocations: Option<(u64, u64)>,
+    /// The same, of the slots that stubs of the procedure linkage table jump through.
+    pub(super) slot_relocations: Option<(u64, u64)>,
+    /// Address of the symbols that relocations name; their number is not stated.
+    pub(super) dynamic_symbols: Option<u64>,
 }
 
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -164,6 +171,8 @@ impl Headers {
             go: false,
             unwind_table: programs.iter().find(|p| p.kind == PT_GNU_EH_FRAME).map(|p| (p.va, p.len)),
             relocations: None,
+            slot_relocations: None,
+            dynamic_symbols: None,
         };
         for note in programs.iter().filter(|p| p.kind == PT_NOTE || p.kind == PT_GNU_PROPERTY) {
             if let Some(bytes) = slice(file, note.offset, note.len) {
@@ -178,18 +187,23 @@ impl Headers {
 
     fn read_dynamic(&mut self, bytes: &[u8], interpreter: bool) {
         let (mut rela, mut rela_size, mut soname, mut pie) = (None, None, false, false);
+        let (mut slots, mut slots_size) = (None, None);
         for entry in bytes.as_chunks::<16>().0.iter().take(MAX_DYNAMIC) {
             let (tag, value) = (u64_at(entry, 0).unwrap_or(0), u64_at(entry, 8).unwrap_or(0));
             match tag {
                 0 => break,
                 DT_RELA => rela = Some(value),
                 DT_RELASZ => rela_size = Some(value),
+                DT_JMPREL => slots = Some(value),
+                DT_PLTRELSZ => slots_size = Some(value),
+                DT_SYMTAB => self.dynamic_symbols = Some(value),
                 DT_SONAME => soname = true,
                 DT_FLAGS_1 => pie = value & DF_1_PIE != 0,
                 _ => {}
             }
         }
         self.relocations = rela.zip(rela_size);
+        self.slot_relocations = slots.zip(slots_size);
         // An interpreter alone says nothing: libc.so.6 has one and is a library.
         if self.fixed || pie || (interpreter && !soname) {
             self.kind = FileKind::Executable;

@@ -6,13 +6,14 @@
 use super::exits::Graph;
 use super::image::{Function, Image};
 use super::instruction::Class;
-use super::plan::{Cost, Failed, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind};
+use super::plan::{Behind, Cost, Failed, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind};
 use super::proof::{Proven, prove};
 use super::strings::callee;
 use super::sweep::{References, Wanted, references};
 use super::symbols::Meaning;
 use super::tables::jump_tables;
 use super::walk::{Step, Walk, jump_to_start, place, walk};
+use super::wrap::{self, behind};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -20,6 +21,8 @@ use std::ops::Range;
 struct Draft<'r> {
     probe: &'r ProbeWanted,
     function: Function,
+    /// What else the wrappers told.
+    wrapped: Option<wrap::Found>,
     choice: Choice,
 }
 
@@ -38,7 +41,7 @@ enum Choice {
 
 /// Places all probes. Those that cannot be placed come back with the reason.
 pub(super) fn place_all(image: &Image<'_>, probes: &[ProbeWanted]) -> (Vec<Placed>, Vec<Failed>) {
-    let mut known = Known { meanings: meanings(image, probes), callees: Vec::new() };
+    let mut known = Known { meanings: meanings(image, probes), callees: Vec::new(), wrapped: Vec::new() };
     let (mut placed, mut failed, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
     for probe in probes {
         match draft(image, probe, &mut known) {
@@ -51,7 +54,8 @@ pub(super) fn place_all(image: &Image<'_>, probes: &[ProbeWanted]) -> (Vec<Place
         Some(wanted) => references(image, &wanted),
         None => Ok(References::default()),
     };
-    let starts = drafts.iter().map(|d| d.function.start).collect();
+    let between = |d: &Draft<'_>| d.wrapped.iter().flat_map(|w| &w.between).map(|(_, va)| *va).collect::<Vec<_>>();
+    let starts = drafts.iter().flat_map(|d| between(d).into_iter().chain([d.function.start])).collect();
     let names = image.symbols.names_of(&starts);
     for draft in drafts {
         match decide(image, &draft, &found) {
@@ -72,10 +76,12 @@ pub(super) fn place_all(image: &Image<'_>, probes: &[ProbeWanted]) -> (Vec<Place
 fn meanings<'p>(image: &Image<'_>, probes: &'p [ProbeWanted]) -> HashMap<&'p [u8], Meaning> {
     let names: HashSet<&[u8]> = probes
         .iter()
-        .filter_map(|p| match &p.at {
-            Locator::Symbol(name) | Locator::SymbolOffset(name, _) => Some(name.as_bytes()),
-            Locator::FunctionAt(_) | Locator::CalleeOfStrings { .. } => None,
+        .flat_map(|p| match &p.at {
+            Locator::Symbol(name) | Locator::SymbolOffset(name, _) => std::slice::from_ref(name),
+            Locator::Behind(behind) => behind.wrappers.as_slice(),
+            Locator::FunctionAt(_) | Locator::CalleeOfStrings { .. } => &[],
         })
+        .map(String::as_bytes)
         .collect();
     if names.is_empty() { HashMap::new() } else { image.symbols.find(&names) }
 }
@@ -84,21 +90,35 @@ fn meanings<'p>(image: &Image<'_>, probes: &'p [ProbeWanted]) -> HashMap<&'p [u8
 struct Known<'p> {
     meanings: HashMap<&'p [u8], Meaning>,
     callees: Vec<(&'p Locator, Result<u64, String>)>,
+    wrapped: Vec<(&'p Behind, Result<wrap::Found, String>)>,
 }
 
 impl<'p> Known<'p> {
-    fn locate(&mut self, image: &Image<'_>, at: &'p Locator) -> Result<Function, String> {
+    fn named(&self, name: &str) -> Result<u64, String> {
+        match self.meanings.get(name.as_bytes()) {
+            Some(Meaning::Function(va)) => Ok(*va),
+            Some(Meaning::Indirect) => Err(format!(
+                "which function `{name}` is, is chosen when the program starts (an indirect function): name one of its variants"
+            )),
+            Some(Meaning::Ambiguous) => Err(format!("more than one function is named `{name}`")),
+            None => Err(format!("no function is named `{name}`")),
+        }
+    }
+
+    fn wrapped(&mut self, image: &Image<'_>, wanted: &'p Behind) -> Result<wrap::Found, String> {
+        if let Some((_, found)) = self.wrapped.iter().find(|(known, _)| *known == wanted) {
+            return found.clone();
+        }
+        let wrappers = wanted.wrappers.iter().map(|name| self.named(name)).collect::<Result<Vec<_>, _>>();
+        let found = wrappers.and_then(|wrappers| behind(image, wanted, &wrappers));
+        self.wrapped.push((wanted, found.clone()));
+        found
+    }
+
+    fn locate(&mut self, image: &Image<'_>, at: &'p Locator) -> Result<(Function, Option<wrap::Found>), String> {
+        let mut wrapped = None;
         let va = match at {
-            Locator::Symbol(name) | Locator::SymbolOffset(name, _) => match self.meanings.get(name.as_bytes()) {
-                Some(Meaning::Function(va)) => *va,
-                Some(Meaning::Indirect) => {
-                    return Err(format!(
-                        "which function `{name}` is, is chosen when the program starts (an indirect function): name one of its variants"
-                    ));
-                }
-                Some(Meaning::Ambiguous) => return Err(format!("more than one function is named `{name}`")),
-                None => return Err(format!("no function is named `{name}`")),
-            },
+            Locator::Symbol(name) | Locator::SymbolOffset(name, _) => self.named(name)?,
             Locator::FunctionAt(va) if image.starts_function(*va) => *va,
             Locator::FunctionAt(va) => {
                 return Err(format!("neither the unwind table nor a symbol has a function that starts at {va:#x}"));
@@ -111,14 +131,20 @@ impl<'p> Known<'p> {
                     found?
                 }
             },
+            Locator::Behind(wanted) => wrapped.insert(self.wrapped(image, wanted)?).va,
         };
-        image.function(va).ok_or_else(|| format!("the function's address {va:#x} is not in an executable segment"))
+        let function = image.function(va);
+        let function =
+            function.ok_or_else(|| format!("the function's address {va:#x} is not in an executable segment"));
+        Ok((function?, wrapped))
     }
 }
 
 fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -> Result<Draft<'r>, String> {
-    let function = known.locate(image, &probe.at)?;
-    let walk = walk(image, &function, probe.args);
+    let (function, wrapped) = known.locate(image, &probe.at)?;
+    // The wanted position is one more argument that is read.
+    let args = wrapped.as_ref().and_then(|w| w.out).map_or(probe.args, |out| probe.args.max(out + 1));
+    let walk = walk(image, &function, args);
     let Some(first) = walk.steps.first() else {
         return Err(format!("the bytes at {:#x} are no instruction", function.start));
     };
@@ -130,10 +156,10 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
             }
             Choice::Fixed(va)
         }
-        (_, WantedKind::Entry) => choose_entry(image, &function, &walk, first, probe.args),
+        (_, WantedKind::Entry) => choose_entry(image, &function, &walk, first, args),
         (_, WantedKind::Return) => choose_return(image, &function, &walk, first, probe.exit_ok)?,
     };
-    Ok(Draft { probe, function, choice })
+    Ok(Draft { probe, function, wrapped, choice })
 }
 
 /// Go moves the stack of a running function, so a return address replaced there is a crash.
@@ -300,7 +326,12 @@ fn describe(
     let function = draft.function.start;
     let asked = match &draft.probe.at {
         Locator::Symbol(name) | Locator::SymbolOffset(name, _) => Some(name.clone()),
-        Locator::FunctionAt(_) | Locator::CalleeOfStrings { .. } => None,
+        Locator::FunctionAt(_) | Locator::CalleeOfStrings { .. } | Locator::Behind(_) => None,
+    };
+    let found = match (&draft.probe.at, &draft.wrapped) {
+        (Locator::Behind(wanted), Some(wrapped)) => Some(wrapped.words(wanted, names)),
+        (Locator::CalleeOfStrings { min, .. }, _) => Some(format!("called with {min} or more of the strings")),
+        _ => None,
     };
     let name = asked.or_else(|| names.get(&function).cloned());
     let first = points.first();
@@ -308,6 +339,8 @@ fn describe(
         index: draft.probe.index,
         points: points.iter().map(|p| Point { offset: p.offset, kind }).collect(),
         function: name.unwrap_or_else(|| format!("function at {function:#x}")),
+        found,
+        out: draft.wrapped.as_ref().and_then(|wrapped| wrapped.out),
         function_offset: image.file_offset(function).unwrap_or_default(),
         delta: first.map_or(0, |p| p.va.wrapping_sub(function).cast_signed()),
         cost: if points.iter().all(|p| p.emulated) { Cost::Emulated } else { Cost::Stepped },

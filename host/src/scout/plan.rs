@@ -3,7 +3,7 @@
 //! Only shapes live here, no analysis. The broker reads the answer of a process that has parsed hostile bytes, so
 //! nothing in it is more than numbers and text to show.
 
-pub use ecapture_plugin_api::plan::{Locator, ProbeKind as WantedKind};
+pub use ecapture_plugin_api::plan::{Behind, Locator, ProbeKind as WantedKind, WrapperArgument};
 use serde::{Deserialize, Serialize};
 
 /// The probes wanted in one file.
@@ -83,6 +83,12 @@ pub struct Placed {
     pub points: Vec<Point>,
     /// Symbol of the function, or `function at 0x...` when it has none.
     pub function: String,
+    /// How the function was found, when the probe does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// Position of the wrapper's argument that [`Behind::out`] asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<u8>,
     /// File offset of the function's first instruction.
     pub function_offset: u64,
     /// Distance of the first point from the function's first instruction, in bytes.

@@ -3,7 +3,7 @@
 //! For stripped files whose interesting function has no symbol but is always called with well-known labels.
 
 use super::image::Image;
-use super::instruction::decode;
+use super::stubs::is_stub;
 use super::sweep::{Wanted, spans, targets_of};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,14 +104,4 @@ fn collect_calls(
             (waited < PATIENCE).then_some((string, waited + 1))
         };
     }
-}
-
-/// Stubs of the procedure linkage table lead to other files.
-fn is_stub(image: &Image<'_>, va: u64) -> bool {
-    let Some(first) = decode(image.bytes(va, 15), va) else { return true };
-    let jump = match first.mnemonic() {
-        iced_x86::Mnemonic::Endbr64 => decode(image.bytes(first.next_ip(), 15), first.next_ip()),
-        _ => Some(first),
-    };
-    jump.is_some_and(|j| j.flow_control() == FlowControl::IndirectBranch && j.op0_kind() == OpKind::Memory)
 }

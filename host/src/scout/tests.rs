@@ -5,6 +5,7 @@ mod hostile;
 mod points;
 mod real;
 mod refusals;
+mod wrappers;
 
 use super::analyse;
 use super::plan::{Locator, Placed, ProbeWanted, ScoutAnswer, ScoutRequest, WantedKind};

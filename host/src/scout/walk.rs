@@ -13,7 +13,7 @@ use iced_x86::{
 
 const MAX_STEPS: usize = 64;
 /// Registers of the System V calling convention, in order.
-const ARGUMENTS: [Register; 6] =
+pub(super) const ARGUMENTS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
 /// One instruction of the walk.
@@ -156,7 +156,7 @@ impl Frame {
 }
 
 /// How far an instruction that writes rsp moves it, when that is known.
-fn stack_change(instruction: &Instruction) -> Option<i64> {
+pub(super) fn stack_change(instruction: &Instruction) -> Option<i64> {
     match instruction.mnemonic() {
         Mnemonic::Push => return Some(i64::from(instruction.stack_pointer_increment())),
         Mnemonic::Pop if instruction.op0_register().full_register() != Register::RSP => {

@@ -1,6 +1,9 @@
 //! What a module answers: `configure` and `detect`.
 
-use super::{GlobalValue, Hex, MAX_ANSWER, MAX_ARGS, MAX_ITEMS, MAX_LAYOUT, MAX_NAME, MAX_PROBES, SCHEMA};
+use super::{
+    GlobalValue, Hex, MAX_ANSWER, MAX_ARGS, MAX_ITEMS, MAX_LAYOUT, MAX_NAME, MAX_PROBES, MAX_WRAPPERS, REGISTER_ARGS,
+    SCHEMA,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
@@ -136,7 +139,8 @@ pub struct Probe {
     /// that registers hold, the stack pointer must be as well.
     #[serde(default)]
     pub args: u8,
-    /// Free for the module: the high half of the attach cookie (the low half is the target's number).
+    /// Free for the module: the high half of the attach cookie (the low half is the target's number). Of a probe whose
+    /// place asks for a position ([`Behind::out`]) the top 8 bits are the host's, and 0 here.
     #[serde(default)]
     pub arg: u32,
     /// If it can't be placed, the target is refused; else a note is written and the rest is attached.
@@ -178,6 +182,49 @@ pub enum Locator {
         /// How many of them must be found.
         min: u32,
     },
+    /// The function that several others are thin wrappers of: `ssl_read_internal` behind `SSL_read` and `SSL_read_ex`.
+    /// It has no name in a stripped file. What can't be proven is not placed, and the reason says what was in the way;
+    /// so use it with a `group` or `required = false`, and have the wrappers themselves to fall back on.
+    Behind(Behind),
+}
+
+/// A function that is known by its wrappers.
+///
+/// It is the nearest function of the file that each wrapper calls, directly or through another function of the file that
+/// is such a wrapper itself, and for which the instructions of every path through each wrapper show that
+/// - it is called at most once, and given the wrapper's own first `args` arguments in their places (numbers other than
+///   `buffer` may be shortened to 32 bits on the way), all of which it really uses;
+/// - the wrapper itself does not read or keep `buffer`, hands it to nobody else, and has no call or jump whose
+///   destination is not in sight.
+///
+/// Functions of other files can't be looked into. One counts as given the buffer if the wrapper has set up arguments for
+/// it; one that is called with all argument registers as they were counts as a function without arguments.
+///
+/// The probe then also sees calls that do not come through the wrappers, and does not see calls that they refuse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// Names of the wrappers, in `.dynsym` or `.symtab`: 1 to [`MAX_WRAPPERS`].
+    pub wrappers: Vec<String>,
+    /// How many of the wrappers' first arguments arrive in their places: 1 to [`REGISTER_ARGS`].
+    pub args: u8,
+    /// Which of them, counted from 0, is the data: what nobody else may be given.
+    pub buffer: u8,
+    /// An argument that does not keep its place, or not in every version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<WrapperArgument>,
+}
+
+/// An argument of one wrapper, whose place among the arguments of the function behind it is wanted: `SSL_write_ex` has
+/// the place for the written length as argument 3, `ssl_write_internal` as argument 3 or 4.
+///
+/// The host puts that position, 0 to 5, into the top 8 bits of the probe's number: the program reads it as
+/// `ecap_probe_arg(ctx) >> 24`. It counts as an argument that the program reads, beside those of [`Probe::args`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrapperArgument {
+    /// One of [`Behind::wrappers`].
+    pub wrapper: String,
+    /// Number of its argument, counted from 0: at most 5.
+    pub argument: u8,
 }
 
 impl Default for Configured {
@@ -280,6 +327,13 @@ impl Detected {
             match &probe.at {
                 Locator::Symbol(name) | Locator::SymbolOffset(name, _) => check_name(|| at("at"), name)?,
                 Locator::FunctionAt(_) => {}
+                Locator::Behind(behind) => {
+                    behind.check(&at("at"))?;
+                    if behind.out.is_some() && probe.arg >> 24 != 0 {
+                        let why = format!("{:#x}: the top 8 bits are those of the position asked for", probe.arg);
+                        return Err(invalid(at("arg"), why));
+                    }
+                }
                 Locator::CalleeOfStrings { strings, min } => {
                     check_count(&at("at.strings"), strings.len(), MAX_ITEMS)?;
                     strings.iter().try_for_each(|s| check_name(|| at("at.strings"), s))?;
@@ -288,6 +342,37 @@ impl Detected {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Behind {
+    fn check(&self, at: &str) -> Result<(), PlanError> {
+        let key = |key: &str| format!("{at}.{key}");
+        if self.wrappers.is_empty() {
+            return Err(invalid(key("wrappers"), "none; at least one is needed".to_owned()));
+        }
+        check_count(&key("wrappers"), self.wrappers.len(), MAX_WRAPPERS)?;
+        for (i, wrapper) in self.wrappers.iter().enumerate() {
+            check_name(|| key("wrappers"), wrapper)?;
+            if self.wrappers.iter().take(i).any(|w| w == wrapper) {
+                return Err(invalid(key("wrappers"), format!("{wrapper:?} is there twice")));
+            }
+        }
+        if !(1..=REGISTER_ARGS).contains(&self.args) {
+            return Err(invalid(key("args"), format!("{}; 1 to {REGISTER_ARGS} are allowed", self.args)));
+        }
+        if self.buffer >= self.args {
+            return Err(invalid(key("buffer"), format!("{} is not one of {} arguments", self.buffer, self.args)));
+        }
+        let Some(out) = &self.out else { return Ok(()) };
+        if !self.wrappers.contains(&out.wrapper) {
+            return Err(invalid(key("out.wrapper"), format!("{:?} is not in wrappers", out.wrapper)));
+        }
+        if out.argument >= REGISTER_ARGS {
+            let why = format!("{}; 0 to {} are in registers", out.argument, REGISTER_ARGS - 1);
+            return Err(invalid(key("out.argument"), why));
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ pub(super) struct Elf {
     data: Vec<u8>,
     symbols: Vec<(String, u8, u64, u64)>,
     unwind: Vec<(u64, u64)>,
+    /// Where in the data the dynamic section is, and its length.
+    dynamic: Option<(u64, u64)>,
     shadow_stack: bool,
     go: bool,
     pub(super) code_flags: u32,
@@ -34,6 +36,7 @@ impl Elf {
             data: b"0123456".to_vec(),
             symbols: Vec::new(),
             unwind: Vec::new(),
+            dynamic: None,
             shadow_stack: false,
             go: false,
             code_flags: 5,
@@ -65,6 +68,21 @@ impl Elf {
     /// The unwind table knows `at..at + len`.
     pub(super) fn unwind(mut self, at: u64, len: u64) -> Elf {
         self.unwind.push((CODE + at, len));
+        self
+    }
+
+    /// One slot at `slot` in the data, which the loader fills with the address of a function `at` bytes into the code, or
+    /// of one of another file. Takes the place of other data.
+    pub(super) fn slot(mut self, slot: u64, at: Option<u64>) -> Elf {
+        let mut data = vec![0; 0x100];
+        // Symbol 1, then the relocation, then the dynamic section.
+        data[24 + 4..24 + 8].copy_from_slice(&[GLOBAL | FUNC, 0, u8::from(at.is_some()), 0]);
+        data[24 + 8..24 + 16].copy_from_slice(&at.map_or(0, |at| CODE + at).to_le_bytes());
+        let relocation = [DATA + slot, 1 << 32 | 7, 0].map(u64::to_le_bytes).concat();
+        data[48..72].copy_from_slice(&relocation);
+        let dynamic = [6, DATA, 23, DATA + 48, 2, 24, 0, 0].map(u64::to_le_bytes).concat();
+        data[72..72 + dynamic.len()].copy_from_slice(&dynamic);
+        (self.data, self.dynamic) = (data, Some((72, dynamic.len() as u64)));
         self
     }
 
@@ -108,6 +126,9 @@ impl Elf {
         ];
         if !self.unwind.is_empty() {
             programs.push(program(0x6474_e550, 4, TABLES, unwind.len() as u64));
+        }
+        if let Some((at, len)) = self.dynamic {
+            programs.push(program(2, 4, DATA + at, len));
         }
         let mut head = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         head.extend(self.elf_type.to_le_bytes());

@@ -2,7 +2,7 @@
 
 use super::super::image::Image;
 use super::super::instruction::{Class, class, decode};
-use super::super::plan::{Locator, ProbeWanted, ScoutRequest, WantedKind};
+use super::super::plan::{Behind, Locator, ProbeWanted, ScoutRequest, WantedKind, WrapperArgument};
 use super::builder::Elf;
 use super::{analyse, symbol};
 use proptest::prelude::*;
@@ -13,7 +13,14 @@ fn request(file: &[u8]) -> ScoutRequest {
     let image = Image::open(file).expect("the undamaged file");
     let some = image.unwind.iter().step_by(image.unwind.len() / 6 + 1).map(|f| Locator::FunctionAt(f.0));
     let strings = ["LABEL_A", "GNU", "/"].map(str::to_owned).to_vec();
+    let behind = |wrappers: &[&str]| {
+        let out = Some(WrapperArgument { wrapper: wrappers[0].to_owned(), argument: 3 });
+        let wrappers = wrappers.iter().map(|name| (*name).to_owned()).collect();
+        Locator::Behind(Behind { wrappers, args: 1, buffer: 0, out })
+    };
     let named = [
+        behind(&["f"]),
+        behind(&["g", "f"]),
         symbol("f"),
         symbol("g"),
         Locator::SymbolOffset("f".to_owned(), 4),

@@ -1,6 +1,6 @@
 //! Real files, read only. Where one is missing the test says so and passes.
 
-use super::super::plan::{Cost, FileKind, PointKind, WantedKind};
+use super::super::plan::{Behind, Cost, FileKind, Locator, PointKind, WantedKind, WrapperArgument};
 use super::{ask, placed, probe, symbol};
 use std::time::Instant;
 
@@ -47,4 +47,33 @@ fn read_and_write_of_openssl() {
         // With the stack protector of distributions there is an exit point; without, a return probe.
         assert_ne!(exit.points[0].kind, PointKind::Entry);
     }
+}
+
+#[test]
+fn what_is_behind_read_and_write_of_openssl() {
+    let Some(file) = read("/usr/lib/x86_64-linux-gnu/libssl.so.3") else { return };
+    // From 3.3 on flags stand before the place for the written length.
+    let flags = file.windows(14).any(|name| name == b"\0SSL_write_ex2");
+    let mut found = Vec::new();
+    for (name, position) in [("SSL_read", 3), ("SSL_peek", 3), ("SSL_write", if flags { 4 } else { 3 })] {
+        let wrappers = vec![name.to_owned(), format!("{name}_ex")];
+        let out = Some(WrapperArgument { wrapper: wrappers[1].clone(), argument: 3 });
+        let at = Locator::Behind(Behind { wrappers, args: 3, buffer: 1, out });
+        let started = Instant::now();
+        let entry = placed(&file, probe(WantedKind::Entry, at.clone(), 3));
+        let end = placed(&file, probe(WantedKind::Return, at, 0));
+        eprintln!("{name}: {:?}, entry {entry:?}, return {end:?}", started.elapsed());
+        assert_eq!((entry.out, end.out), (Some(position), Some(position)), "{name}");
+        assert_eq!(entry.function_offset, end.function_offset, "{name}");
+        let words = format!("behind {name} and {name}_ex");
+        assert!(entry.found.as_ref().is_some_and(|found| found.starts_with(&words)), "{:?}", entry.found);
+        for wrapper in [name.to_owned(), format!("{name}_ex")] {
+            let wrapper = placed(&file, probe(WantedKind::Entry, symbol(&wrapper), 3));
+            assert_ne!(wrapper.function_offset, entry.function_offset, "{name}");
+        }
+        found.push(entry.function_offset);
+    }
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found.len(), 3, "three functions");
 }

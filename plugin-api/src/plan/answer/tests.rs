@@ -47,6 +47,43 @@ fn limits_and_names_are_checked() {
 }
 
 #[test]
+fn wrappers_are_checked() {
+    let probe = |behind: &str, arg: u32| {
+        format!(
+            r#"{{"schema":1,"probes":[{{"object":"o","program":"p","kind":"entry","at":{{"behind":{behind}}},"arg":{arg}}}]}}"#
+        )
+    };
+    let whole = r#"{"wrappers":["a","b"],"args":3,"buffer":1,"out":{"wrapper":"b","argument":3}}"#;
+    let answer = Detected::from_json(&probe(whole, 0x00ff_ffff)).expect("valid");
+    let out = Some(WrapperArgument { wrapper: "b".into(), argument: 3 });
+    let behind = Behind { wrappers: vec!["a".into(), "b".into()], args: 3, buffer: 1, out };
+    assert_eq!(answer.probes[0].at, Locator::Behind(behind));
+    assert_eq!(Detected::from_json(&answer.to_json()).expect("valid"), answer);
+
+    let refused = |text: &str, key: &str| {
+        let error = Detected::from_json(text).expect_err("refused").to_string();
+        assert!(error.starts_with(&format!("probes[0].{key}: ")), "{error}");
+    };
+    refused(&probe(whole, 0x0100_0000), "arg");
+    let without = whole.replace(r#","out":{"wrapper":"b","argument":3}"#, "");
+    Detected::from_json(&probe(&without, 0x0100_0000)).expect("the whole number is the module's");
+    let many = format!(r#"["b"{}]"#, (0..8).map(|i| format!(r#","{i}""#)).collect::<String>());
+    for (from, to, key) in [
+        (r#"["a","b"]"#, "[]", "at.wrappers"),
+        (r#"["a","b"]"#, r#"["b","b"]"#, "at.wrappers"),
+        (r#"["a","b"]"#, r#"["b",""]"#, "at.wrappers"),
+        (r#"["a","b"]"#, many.as_str(), "at.wrappers"),
+        (r#""args":3"#, r#""args":0"#, "at.args"),
+        (r#""args":3"#, r#""args":7"#, "at.args"),
+        (r#""buffer":1"#, r#""buffer":3"#, "at.buffer"),
+        (r#""wrapper":"b""#, r#""wrapper":"c""#, "at.out.wrapper"),
+        (r#""argument":3"#, r#""argument":6"#, "at.out.argument"),
+    ] {
+        refused(&probe(&whole.replace(from, to), 0), key);
+    }
+}
+
+#[test]
 fn configured_is_checked() {
     let text = r#"{"schema":1,"objects":[{"id":"o","programs":["a"],"globals":{"x":18446744073709551615,"y":-1,"z":"00ff"}}],
         "attachments":[{"object":"o","program":"a","kind":"tp_btf","to":"sched_process_fork"}],"services":["packets"]}"#;
