@@ -38,7 +38,8 @@ pub fn shown(command: &Command) -> String {
 }
 
 /// Modules that only tests use.
-const FIXTURES: &[&str] = &["ecapture-fixture-bench", "ecapture-fixture-evil", "ecapture-fixture-tls-ready"];
+const FIXTURES: &[&str] =
+    &["ecapture-fixture-bench", "ecapture-fixture-evil", "ecapture-fixture-tls-ready", "ecapture-fixture-wrapped"];
 
 /// Builds what the end-to-end tests use: host, modules, fixtures.
 pub fn for_tests() -> Result<PathBuf> {
