@@ -12,9 +12,11 @@ use ecapture_ebpf::{Arch, Builder};
 const DEEPEST: u32 = 48;
 
 fn sources() -> Vec<PathBuf> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tls-ready/bpf");
-    let mut sources: Vec<PathBuf> = [ecapture_ebpf::source_dir(), fixtures]
-        .iter()
+    let fixtures = ["tls-ready", "wrapped"];
+    let fixtures =
+        fixtures.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/fixtures/{name}/bpf")));
+    let mut sources: Vec<PathBuf> = std::iter::once(ecapture_ebpf::source_dir())
+        .chain(fixtures)
         .filter_map(|dir| fs::read_dir(dir).ok())
         .flatten()
         .map(|entry| entry.unwrap().path())

@@ -110,6 +110,32 @@ fn the_reference_has_every_key_of_the_manifest() {
     assert_eq!(taken, explained, "left: keys that are read, right: docs/reference/manifest.md");
 }
 
+/// Ways to say where a function is: those that a plan can have, and those of the reference; and its examples are true.
+#[test]
+fn the_reference_has_every_locator() {
+    let source = read("plugin-api/src/plan/answer.rs");
+    let variants =
+        source.split("pub enum Locator {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("Locator");
+    let variants =
+        variants.lines().filter_map(|l| l.strip_prefix("    ").filter(|l| l.starts_with(char::is_uppercase)));
+    let snake_case = |variant: &str| {
+        let name = variant.chars().take_while(|c| c.is_alphanumeric());
+        let words = name.flat_map(|c| c.is_uppercase().then_some('_').into_iter().chain(c.to_lowercase()));
+        words.collect::<String>().trim_start_matches('_').to_owned()
+    };
+    let variants: BTreeSet<String> = variants.map(snake_case).collect();
+    assert!(variants.len() >= 5, "{variants:?}");
+    let reference = read("docs/reference/plans.md");
+    let table = reference.split("## Locators").nth(1).and_then(|rest| rest.split("###").next()).expect("Locators");
+    let rows = table.lines().filter_map(|l| l.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned()));
+    let explained: BTreeSet<String> = rows.filter(|name| name != "at").collect();
+    assert_eq!(variants, explained, "left: those of a plan, right: docs/reference/plans.md");
+    let example = reference.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let answer =
+        format!(r#"{{"schema":1,"probes":[{{"object":"o","program":"p","kind":"entry","at":{}}}]}}"#, example.trim());
+    ecapture_plugin_api::plan::Detected::from_json(&answer).expect("the example");
+}
+
 #[test]
 fn exit_codes_are_said_alike_everywhere() {
     let said = "0 done, 1 failed, 2 usage, 3 module refused, 4 no privilege or kernel support";

@@ -292,3 +292,37 @@ fn has(object: &ObjectSpec, id: &str, program: &str) -> Result<ProgramKind, Plan
     let error = || PlanError::Program { object: id.into(), program: program.into() };
     object.programs.get(program).map(|p| p.kind).ok_or_else(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use ecapture_plugin_api::plan::WrapperArgument;
+
+    use super::*;
+
+    fn probe(out: bool, arg: u32) -> Probe {
+        let out = out.then(|| WrapperArgument { wrapper: "w".into(), argument: 3 });
+        Probe {
+            object: "o".into(),
+            program: "p".into(),
+            kind: ProbeKind::Entry,
+            at: Locator::Behind(Behind { wrappers: vec!["w".into()], args: 3, buffer: 1, out }),
+            args: 3,
+            arg,
+            required: true,
+            group: None,
+        }
+    }
+
+    #[test]
+    fn a_position_is_part_of_the_number_only_when_it_was_asked_for_and_makes_sense() {
+        assert_eq!(number(&probe(true, 0x00ff_fff1), Some(4)), Ok(0x04ff_fff1));
+        assert_eq!(number(&probe(true, 7), Some(0)), Ok(7));
+        assert_eq!(number(&probe(false, 0xf000_0001), None), Ok(0xf000_0001));
+        for (out, arg, position) in
+            [(true, 0, None), (true, 0, Some(6)), (true, 0, Some(255)), (false, 0, Some(3)), (true, 1 << 24, Some(3))]
+        {
+            let error = number(&probe(out, arg), position).expect_err("refused");
+            assert!(matches!(error, PlanError::Scout(_)), "{error}");
+        }
+    }
+}

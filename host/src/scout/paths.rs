@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What following one instruction on one path costs, in decoded bytes.
-const STEP_WORK: u64 = 1024;
+const STEP_WORK: u64 = 4096;
 
 /// Who is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Instructions followed for one locator, each as often as its state changes.
-const STEPS: u32 = 50_000;
+const STEPS: u32 = 10_000;
 /// Wrappers of wrappers of wrappers.
 const MAX_CHAIN: usize = 4;
 /// How many calls deep an argument is followed to see whether it is used.

@@ -184,7 +184,7 @@ pub enum Locator {
     },
     /// The function that several others are thin wrappers of: `ssl_read_internal` behind `SSL_read` and `SSL_read_ex`.
     /// It has no name in a stripped file. What can't be proven is not placed, and the reason says what was in the way;
-    /// so use it with a `group` or `required = false`, and have the wrappers themselves to fall back on.
+    /// so make it `required = false` if there is something to fall back on.
     Behind(Behind),
 }
 

@@ -135,3 +135,43 @@ fn a_file_made_to_be_slow_is_not() {
     assert_eq!(answer.placed.len() + answer.failed.len(), 64);
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
 }
+
+#[test]
+fn wrappers_made_to_be_slow_are_not() {
+    const FUNCTIONS: i32 = 7;
+    const SIZE: i32 = 0x480;
+    const BLOCKS: i32 = 100;
+    // Each: push, 40 times; blocks that move registers about and jump to one another; calls of all of them; ret.
+    let mut code = Vec::new();
+    for function in 0..FUNCTIONS {
+        let start = code.len() as i32;
+        code.extend((0..40).map(|n| 0x50 + [6, 7, 2, 1, 3, 5][n % 6]));
+        for block in 0..BLOCKS {
+            let register = |n: i32| [0, 1, 2, 3, 5, 6, 7][(n % 7) as usize];
+            code.extend([0x48, 0x89, 0xc0 | register(block * 5 + function) << 3 | register(block)]);
+            let (target, behind) = (start + 40 + 9 * (block * 37 % BLOCKS), code.len() as i32 + 6);
+            code.extend([0x0f, 0x85]);
+            code.extend((target - behind).to_le_bytes());
+        }
+        for other in 0..FUNCTIONS {
+            code.push(0xe8);
+            code.extend((other * SIZE - (code.len() as i32 + 4)).to_le_bytes());
+        }
+        code.push(0xc3);
+        code.resize(((function + 1) * SIZE) as usize, 0xcc);
+    }
+    let starts = (0..FUNCTIONS as u64).map(|f| (format!("f{f}"), f * SIZE as u64));
+    let file = starts.fold(Elf::of_code(&code), |file, (name, at)| file.function(&name, at, SIZE as u64)).build();
+    let wanted = (0..64).map(|index| {
+        let wrappers = (0..7).map(|at| format!("f{}", (at + index) % 7)).collect();
+        let behind = Behind { wrappers, args: 1 + (index % 6) as u8, buffer: (index % 6) as u8, out: None };
+        ProbeWanted { index, kind: WantedKind::Entry, at: Locator::Behind(behind), args: 6, exit_ok: false }
+    });
+    let request = ScoutRequest { probes: wanted.collect() };
+    let started = Instant::now();
+    let answer = analyse(&file, &request);
+    let took = started.elapsed();
+    eprintln!("took {took:?}: {:?} {:?}", answer.failed.first(), answer.failed.last());
+    assert_eq!(answer.failed.len(), 64);
+    assert!(took < Duration::from_secs(5), "took {took:?}");
+}

@@ -274,3 +274,19 @@ fn without_known_bounds_nothing_is_proven() {
     let why = failure(&file, probe(WantedKind::Entry, behind(&["w"], None), 3));
     assert!(why.contains("end is not known"), "{why}");
 }
+
+#[test]
+fn a_wrapper_that_is_no_small_function_is_given_up() {
+    // L: 7000 times nop; xor edi, edi; jne L; ret: each once with and once without argument 0.
+    let mut code = vec![0x90; 7000];
+    code.extend([0x31, 0xff, 0x0f, 0x85]);
+    code.extend((-7008_i32).to_le_bytes());
+    code.push(0xc3);
+    let file = Elf::of_code(&code).function("w", 0, code.len() as u64).build();
+    let why = failure(&file, probe(WantedKind::Entry, behind(&["w"], None), 3));
+    assert!(why.contains("more work than is allowed"), "{why}");
+    // push rax, 100 times
+    let file = Elf::of_code(&[0x50; 100]).function("w", 0, 100).build();
+    let why = failure(&file, probe(WantedKind::Entry, behind(&["w"], None), 3));
+    assert!(why.contains("keeps more in its frame"), "{why}");
+}
