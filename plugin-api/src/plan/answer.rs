@@ -198,7 +198,8 @@ pub enum Locator {
 ///   destination is not in sight.
 ///
 /// Functions of other files can't be looked into. One counts as given the buffer if the wrapper has set up arguments for
-/// it; one that is called with all argument registers as they were counts as a function without arguments.
+/// it; one that is called with all argument registers as they were counts as a function without arguments. Paths that
+/// begin where an exception is caught are not followed.
 ///
 /// The probe then also sees calls that do not come through the wrappers, and does not see calls that they refuse.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

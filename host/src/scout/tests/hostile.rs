@@ -4,6 +4,7 @@ use super::super::image::Image;
 use super::super::instruction::{Class, class, decode};
 use super::super::plan::{Behind, Locator, ProbeWanted, ScoutRequest, WantedKind, WrapperArgument};
 use super::builder::Elf;
+use super::wrappers::{behind, whole_file};
 use super::{analyse, symbol};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -134,6 +135,31 @@ fn a_file_made_to_be_slow_is_not() {
     let answer = analyse(&bytes, &ScoutRequest { probes: vec![wanted; 64] });
     assert_eq!(answer.placed.len() + answer.failed.len(), 64);
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+}
+
+#[test]
+fn damage_to_wrappers_is_harmless() {
+    let file = whole_file().build();
+    let wanted = |index, kind| ProbeWanted {
+        index,
+        kind,
+        at: behind(&["w", "w_ex"], Some(("w_ex", 3))),
+        args: 3,
+        exit_ok: true,
+    };
+    let request = ScoutRequest { probes: vec![wanted(0, WantedKind::Entry), wanted(1, WantedKind::Return)] };
+    let whole = analyse(&file, &request);
+    assert_eq!(whole.placed.iter().map(|p| p.out).collect::<Vec<_>>(), [Some(4); 2], "{:?}", whole.failed);
+    // Every byte of it that is not padding, in any way that is one bit, and some others.
+    for at in (0..file.len()).filter(|at| file[*at] != 0) {
+        for new in (0..8).map(|bit| file[at] ^ 1 << bit).chain([0, 0xff, 0x90]) {
+            let mut damaged = file.clone();
+            damaged[at] = new;
+            check(&damaged, &request);
+            let answer = analyse(&damaged, &request);
+            assert!(answer.placed.iter().all(|p| p.out.is_some_and(|out| out < 6)), "{at:#x}: {:?}", answer.placed);
+        }
+    }
 }
 
 #[test]

@@ -73,7 +73,19 @@ const NARROWS: &[Piece] = &[
     Bytes(&[0x48, 0x83, 0xc4, 0x18, 0xc3]),
 ];
 
-fn behind(wrappers: &[&str], out: Option<(&str, u8)>) -> Locator {
+/// Two wrappers, one of a wrapper that it calls by a stub, and what is behind them.
+pub(super) fn whole_file() -> Elf {
+    let shift = [Bytes(&[0x49, 0x89, 0xc8, 0x31, 0xc9]), Jump("stub")];
+    let w = [
+        Bytes(&[0x48, 0x83, 0xec, 0x18, 0x31, 0xc9, 0x89, 0xd2, 0x49, 0x89, 0xe0]),
+        Call("inner"),
+        Bytes(&[0x48, 0x83, 0xc4, 0x18, 0xc3]),
+    ];
+    link(&[("w", &w), ("w_ex", &shift), ("w_ex2", PASSES_ON), ("inner", USES_5), ("stub", &[Stub])])
+        .slot(SLOT, Some(48))
+}
+
+pub(super) fn behind(wrappers: &[&str], out: Option<(&str, u8)>) -> Locator {
     let out = out.map(|(wrapper, argument)| WrapperArgument { wrapper: wrapper.to_owned(), argument });
     let wrappers = wrappers.iter().map(|name| (*name).to_owned()).collect();
     Locator::Behind(Behind { wrappers, args: 3, buffer: 1, out })
