@@ -188,6 +188,59 @@ fn arguments_kept_in_the_frame_and_in_saved_registers_are_followed() {
 }
 
 #[test]
+fn what_others_may_have_changed_in_the_frame_is_not_trusted() {
+    // sub rsp, 0x18; mov [rsp], rsi; mov [rsp + rcx * 8], rcx, or [rdi + rcx * 8]; mov rsi, [rsp]; call inner
+    let w = |write: &'static [u8]| {
+        [
+            Bytes(&[0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x34, 0x24]),
+            Bytes(write),
+            Bytes(&[0x48, 0x8b, 0x34, 0x24]),
+            Call("inner"),
+            Bytes(&[0x48, 0x83, 0xc4, 0x18, 0xc3]),
+        ]
+    };
+    assert!(refused(&w(&[0x48, 0x89, 0x0c, 0xcc]), USES_NOTHING).contains("argument 1 is not shown"));
+    accepted(&w(&[0x48, 0x89, 0x0c, 0xcf]), USES_NOTHING);
+
+    // push rbx, rbp; mov rbx, rdi; mov rbp, rsi; push rdx; what is given to `other`; call other; pop rdx; and back
+    let w = |given: &'static [u8]| {
+        [
+            Bytes(&[0x53, 0x55, 0x48, 0x89, 0xfb, 0x48, 0x89, 0xf5, 0x52]),
+            Bytes(given),
+            Call("other"),
+            Bytes(&[0x5a, 0x48, 0x89, 0xdf, 0x48, 0x89, 0xee]),
+            Call("inner"),
+            Bytes(&[0x5d, 0x5b, 0xc3]),
+        ]
+    };
+    // mov rdi, rsp; xor esi, esi
+    assert!(refused(&w(&[0x48, 0x89, 0xe7, 0x31, 0xf6]), USES_NOTHING).contains("argument 2 is not shown"));
+    // xor edi, edi; xor esi, esi
+    accepted(&w(&[0x31, 0xff, 0x31, 0xf6]), USES_NOTHING);
+}
+
+#[test]
+fn a_function_of_another_file_is_given_what_was_set_up_for_it() {
+    // push rbx, rbp, r12; mov rbx, rdi; mov rbp, rsi; mov r12, rdx; then the call; and back
+    let file = |set_up: &'static [u8]| {
+        let w = [
+            Bytes(&[0x53, 0x55, 0x41, 0x54, 0x48, 0x89, 0xfb, 0x48, 0x89, 0xf5, 0x49, 0x89, 0xd4]),
+            Bytes(set_up),
+            Call("stub"),
+            Bytes(&[0x48, 0x89, 0xdf, 0x48, 0x89, 0xee, 0x4c, 0x89, 0xe2]),
+            Call("inner"),
+            Bytes(&[0x41, 0x5c, 0x5d, 0x5b, 0xc3]),
+        ];
+        link(&[("w", &w), ("inner", USES_4), ("stub", &[Stub])]).slot(SLOT, None).build()
+    };
+    let wanted = || probe(WantedKind::Entry, behind(&["w"], None), 3);
+    assert_eq!(placed(&file(&[0x90]), wanted()).function, "inner");
+    // xor edi, edi: one argument; xor edx, edx: three.
+    assert_eq!(placed(&file(&[0x31, 0xff]), wanted()).function, "inner");
+    assert!(failure(&file(&[0x31, 0xd2]), wanted()).contains("may be handed to another function"));
+}
+
+#[test]
 fn what_is_left_in_registers_is_no_argument() {
     // test rdx, rdx; jne +6; call other; ret
     let pieces = [DOWN, Bytes(&[0x48, 0x85, 0xd2, 0x75, 0x0a]), Call("other"), UP, Call("inner"), UP];
