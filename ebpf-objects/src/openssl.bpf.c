@@ -106,7 +106,13 @@ struct task_struct___life {
 
 ECAP_INLINE int is_write(__u32 call)
 {
-	return call >= OPENSSL_WRITE && call != OPENSSL_HANDSHAKE;
+	return (call >= OPENSSL_WRITE && call < OPENSSL_HANDSHAKE) || call == OPENSSL_WRITE_EX2 ||
+	       call == OPENSSL_WRITE_BEHIND;
+}
+
+ECAP_INLINE int is_peek(__u32 call)
+{
+	return call == OPENSSL_PEEK || call == OPENSSL_PEEK_EX || call == OPENSSL_PEEK_BEHIND;
 }
 
 ECAP_INLINE __u64 process(void)
@@ -158,7 +164,7 @@ ECAP_INLINE int is_inner(struct flight *flight, struct call *call)
 	return 0;
 }
 
-/* The functions of enum openssl_call; 5 arguments, 4 where that one has no fifth. */
+/* The functions of enum openssl_call. */
 SEC("uprobe")
 int openssl_enter(struct pt_regs *ctx)
 {
@@ -181,7 +187,7 @@ int openssl_enter(struct pt_regs *ctx)
 	call->room = which == OPENSSL_SENDFILE ? ecap_arg3(ctx) : ecap_arg2(ctx);
 	if (which == OPENSSL_READ || which == OPENSSL_PEEK || which == OPENSSL_WRITE)
 		call->room = (__u32)call->room; /* an int */
-	call->bytes = which == OPENSSL_WRITE_EX2 ? ecap_arg4(ctx) : ecap_arg3(ctx);
+	call->bytes = which == OPENSSL_WRITE_EX2 || ecap_probe_arg(ctx) >> 24 == 4 ? ecap_arg4(ctx) : ecap_arg3(ctx);
 	call->data.call = which;
 	call->sockets = 0;
 	call->wire = 0;
@@ -300,7 +306,7 @@ ECAP_INLINE __u64 settle(struct pt_regs *ctx, struct flight *flight, struct call
 	call->data.length = bytes;
 	if (is_write(call->data.call))
 		call->data.offset = __sync_fetch_and_add(&connection->sent, bytes);
-	else if (call->data.call == OPENSSL_PEEK || call->data.call == OPENSSL_PEEK_EX)
+	else if (is_peek(call->data.call))
 		call->data.offset = connection->received;
 	else
 		call->data.offset = __sync_fetch_and_add(&connection->received, bytes);

@@ -30,6 +30,10 @@ enum openssl_call {
 	OPENSSL_SENDFILE = 9,         /* SSL_sendfile(ssl, fd, offset, size, flags): the bytes, which no one sees */
 	OPENSSL_HANDSHAKE = 10,       /* SSL_do_handshake(ssl): moves no bytes of the user's, but shows the socket */
 	OPENSSL_WRITE_EX2 = 11,       /* SSL_write_ex2(ssl, buf, num, flags, &bytes) */
+	/* The functions behind these, as SSL_read_ex; in the top byte of the probe's argument, which argument &bytes is. */
+	OPENSSL_READ_BEHIND = 12,
+	OPENSSL_PEEK_BEHIND = 13,
+	OPENSSL_WRITE_BEHIND = 14,
 };
 
 enum openssl_flags {

@@ -23,6 +23,7 @@ use crate::cli::{ModuleOptions, RunOptions};
 use crate::failure::{Exit, Failure};
 use crate::module::Loaded;
 
+pub use plan::not_needed;
 pub use prepare::{Prepared, Request, prepare};
 
 /// What a check of a module uses of a run.

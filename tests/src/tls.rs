@@ -213,7 +213,7 @@ pub fn calls() -> Program {
 pub struct Call {
     /// Thread that made it.
     pub thread: u64,
-    /// Function.
+    /// Function: `SSL_read`, `SSL_peek` or `SSL_write`, in whatever form.
     pub function: String,
     /// Bytes that it moved.
     pub length: u64,
@@ -221,6 +221,13 @@ pub struct Call {
     pub hash: u64,
     /// `address port address port`, or `-`.
     pub socket: String,
+}
+
+/// Which of `SSL_read`, `SSL_peek`, `SSL_write` it is a form of: all forms of one end in the same function, which may be
+/// what is probed.
+fn form(function: &str) -> String {
+    let name = function.trim_end_matches("_early_data").trim_end_matches('2').trim_end_matches("_ex");
+    name.to_owned()
 }
 
 /// What the program says that it did.
@@ -236,7 +243,7 @@ pub fn said(output: &Output) -> Vec<Call> {
         let mut word = || words.next().unwrap_or_else(|| panic!("a line of its own: {line:?}"));
         Call {
             thread: word().parse().expect("thread"),
-            function: word().into(),
+            function: form(word()),
             length: word().parse().expect("length"),
             hash: u64::from_str_radix(word(), 16).expect("hash"),
             socket: word().into(),
@@ -269,8 +276,7 @@ pub fn captured(events: &[Value]) -> Vec<Call> {
         if let Some(index) = goes_on {
             calls[index].1.hash = fnv(calls[index].1.hash, &bytes);
         } else {
-            // From OpenSSL 3.3 on the one leads to the other.
-            let function = text("ecapture.tls.call").replace("SSL_write_ex2", "SSL_write_ex");
+            let function = form(&text("ecapture.tls.call"));
             let length = number("ecapture.tls.length");
             calls.push((at, Call { thread, function, length, hash: fnv(FNV, &bytes), socket }));
         }

@@ -28,9 +28,16 @@ fn scenario(name: &str, number: u32) -> Finished {
 
 /// Every scenario with another version of the library; `run` says what its calls moved.
 fn every_scenario(library: &str, mut run: impl FnMut(&str, u32) -> Vec<tls::Call>) {
-    for (name, number) in
-        [("lengths", 17), ("retries", 2), ("memory", 50), ("early", 4), ("reuse", 10), ("reset", 3), ("interleaved", 6)]
-    {
+    for (name, number) in [
+        ("lengths", 17),
+        ("retries", 2),
+        ("memory", 50),
+        ("early", 4),
+        ("reuse", 10),
+        ("reset", 3),
+        ("interleaved", 6),
+        ("bio", 20),
+    ] {
         let (_modules, capture) = capture(library, &[]);
         let said = run(name, number);
         let finished = capture.stop();
@@ -84,10 +91,17 @@ fn through_memory_all_is_there_but_the_address() {
 }
 
 #[test]
+fn through_an_ssl_bio() {
+    skip_unless_possible!("through_an_ssl_bio");
+    scenario("bio", 200);
+}
+
+#[test]
 fn bytes_before_the_handshake_is_over() {
     skip_unless_possible!("bytes_before_the_handshake_is_over");
     let finished = scenario("early", 10);
-    assert_eq!(finished.named("openssl.data").filter(|e| e["ecapture.tls.call"] == "SSL_read_early_data").count(), 10);
+    let early = |e: &&serde_json::Value| e["ecapture.payload.text"] == "early bird";
+    assert_eq!(finished.named("openssl.data").filter(early).count(), 20, "at both ends");
 }
 
 #[test]

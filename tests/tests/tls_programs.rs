@@ -90,7 +90,9 @@ fn the_library_that_psycopg2_brings() {
     let libraries = wheel!("the_library_that_psycopg2_brings", "psycopg2-binary").join("psycopg2_binary.libs");
     let library = Library::copied(&[&file(&libraries, "libssl-"), &file(&libraries, "libcrypto-")]);
     let calls = tls::calls();
-    for (scenario, number) in [("lengths", 17), ("retries", 2), ("memory", 50), ("early", 4), ("reuse", 10)] {
+    for (scenario, number) in
+        [("lengths", 17), ("retries", 2), ("memory", 50), ("early", 4), ("reuse", 10), ("bio", 20)]
+    {
         let (_modules, capture) = capture("--libssl", &library.text());
         let said = library.run(&calls, scenario, number);
         let finished = capture.stop();

@@ -232,6 +232,9 @@ pub fn place(
     let placed = |index: u32| answer.placed.iter().find(|p| p.index == index);
     let mut count = 0;
     for (index, probe) in (0..).zip(&detected.probes) {
+        if not_needed(detected, answer, probe).is_some() {
+            continue;
+        }
         // A group is attached as a whole or not at all.
         let missing = (0..)
             .zip(&detected.probes)
@@ -266,6 +269,14 @@ pub fn place(
     }
     plan.placements.sort_by_key(|p| !p.is_return);
     Ok(plan)
+}
+
+/// The group that this probe's group stands in for, if that one is attached: then this one is not.
+#[must_use]
+pub fn not_needed<'d>(detected: &'d Detected, answer: &ScoutAnswer, probe: &Probe) -> Option<&'d str> {
+    let other = probe.group.as_ref().and_then(|group| detected.fallbacks.get(group))?;
+    let mut of_other = (0..).zip(&detected.probes).filter(|(_, p)| p.group.as_ref() == Some(other));
+    of_other.all(|(index, _)| answer.placed.iter().any(|p| p.index == index)).then_some(other)
 }
 
 /// The probe's number as its program sees it: with the position of an argument in the top 8 bits, if the module wants one.
@@ -311,6 +322,49 @@ mod tests {
             required: true,
             group: None,
         }
+    }
+
+    #[test]
+    fn a_group_that_stands_in_for_another_is_attached_only_without_it() {
+        let of = |program: &str, group: &str| Probe {
+            program: program.into(),
+            at: Locator::Symbol("f".into()),
+            required: false,
+            group: Some(group.into()),
+            ..probe(false, 0)
+        };
+        let detected = Detected {
+            probes: vec![of("best", "best"), of("best_too", "best"), of("other", "other"), of("own", "own")],
+            fallbacks: [("other".to_owned(), "best".to_owned())].into(),
+            ..Detected::default()
+        };
+        let answer = |indices: &[u32]| ScoutAnswer {
+            placed: indices
+                .iter()
+                .map(|index| crate::scout::plan::Placed {
+                    index: *index,
+                    points: vec![crate::scout::plan::Point { offset: 8, kind: PointKind::Entry }],
+                    function: String::new(),
+                    function_offset: 8,
+                    delta: 0,
+                    cost: crate::scout::plan::Cost::Emulated,
+                    instruction: String::new(),
+                    why: String::new(),
+                    found: None,
+                    out: None,
+                })
+                .collect(),
+            ..ScoutAnswer::default()
+        };
+        let attached = |indices: &[u32]| {
+            let plan = place(&detected, &answer(indices), 100, None).unwrap();
+            let programs: Vec<String> = plan.placements.into_iter().map(|p| p.program).collect();
+            programs.join(" ")
+        };
+        assert_eq!(attached(&[0, 1, 2, 3]), "best best_too own");
+        assert_eq!(attached(&[0, 2, 3]), "other own");
+        assert_eq!(attached(&[0, 1]), "best best_too");
+        assert_eq!(attached(&[3]), "own");
     }
 
     #[test]

@@ -88,6 +88,12 @@ fn plan_text(module: &Loaded, prepared: &Prepared) -> String {
             let _ = writeln!(out, "  note      {}", escape::line(note));
         }
         for (index, probe) in (0..).zip(&target.detected.probes) {
+            if let Some(other) = broker::not_needed(&target.detected, &target.answer, probe) {
+                let group = probe.group.as_deref().unwrap_or_default();
+                let text = format!("{} ({:?}) of {group}: not needed beside {other}", probe.program, probe.kind);
+                let _ = writeln!(out, "  {}", escape::line(&text));
+                continue;
+            }
             let _ = writeln!(out, "  {} ({:?})", escape::line(&probe.program), probe.kind);
             match target.answer.placed.iter().find(|p| p.index == index) {
                 Some(place) => {

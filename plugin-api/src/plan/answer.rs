@@ -100,6 +100,10 @@ pub struct Detected {
     /// Where its programs go.
     #[serde(default)]
     pub probes: Vec<Probe>,
+    /// Groups that stand in for others, by name: attached only if the other one can't be. For a function that may be found
+    /// in two ways, of which one is better.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallbacks: BTreeMap<String, String>,
     /// The file's row in `ecap_layouts`: the bytes of the module's own struct, at most [`MAX_LAYOUT`]; empty if it has
     /// none.
     #[serde(default)]
@@ -314,6 +318,14 @@ impl Detected {
         }
         check_count("probes", self.probes.len(), MAX_PROBES)?;
         check_count("notes", self.notes.len(), MAX_ITEMS)?;
+        check_count("fallbacks", self.fallbacks.len(), MAX_ITEMS)?;
+        let is_group = |name: &String| self.probes.iter().any(|probe| probe.group.as_ref() == Some(name));
+        for (group, other) in &self.fallbacks {
+            check_name(|| "fallbacks".to_owned(), group)?;
+            if group == other || !is_group(group) || !is_group(other) {
+                return Err(invalid(format!("fallbacks.{group}"), "does not name two groups of probes".to_owned()));
+            }
+        }
         check_count("layout", self.layout.0.len(), MAX_LAYOUT)?;
         for (i, probe) in self.probes.iter().enumerate() {
             let at = |key: &str| format!("probes[{i}].{key}");

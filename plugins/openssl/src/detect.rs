@@ -19,6 +19,11 @@ pub struct Hook {
     pub call: u32,
     /// Without it there is nothing to capture.
     pub required: bool,
+    /// What it and others are attached together for.
+    pub group: Option<&'static str>,
+    /// It is not this function that is probed but the one behind it and this other, which puts the number of bytes where its
+    /// argument 3 says.
+    pub behind: Option<&'static str>,
 }
 
 /// What was found.
@@ -32,12 +37,32 @@ pub struct Detection {
     pub how: String,
     /// The functions to probe that the file has.
     pub hooks: Vec<Hook>,
+    /// Groups that are attached only if another one can't be.
+    pub fallbacks: Vec<(&'static str, &'static str)>,
     /// What will be missing.
     pub notes: Vec<String>,
 }
 
 /// Older versions do not have it, so nobody calls it.
 const ABSENT: &str = "nothing is missing: nobody can call it";
+
+/// Functions that do nothing but to call one and the same; its group; its number.
+const BEHIND: [(&str, &str, &str, u32); 3] = [
+    ("SSL_read", "SSL_read_ex", "read", 12),
+    ("SSL_peek", "SSL_peek_ex", "peek", 13),
+    ("SSL_write", "SSL_write_ex", "write", 14),
+];
+
+/// The group that does without this function: it calls the one that is probed there. (Early data is written to the socket by
+/// SSL_write_early_data itself, when that one has returned.)
+fn served_by(symbol: &str) -> Option<&'static str> {
+    match symbol {
+        "SSL_read" | "SSL_read_ex" => Some("read"),
+        "SSL_peek" | "SSL_peek_ex" => Some("peek"),
+        "SSL_write" | "SSL_write_ex" | "SSL_write_ex2" => Some("write"),
+        _ => None,
+    }
+}
 
 /// Function, arguments that are read, and what is missing without it (nothing: it is required).
 const CALLS: [(&str, u8, &str); 11] = [
@@ -70,7 +95,21 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
     if !missing.is_empty() {
         return Err(format!("it has no function {}: {REMEDY}", missing.join(" and no function ")));
     }
-    let (mut hooks, mut notes) = (Vec::new(), Vec::new());
+    let (mut hooks, mut fallbacks, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    for (symbol, other, group, number) in BEHIND.into_iter().filter(|b| has(b.0) && has(b.1)) {
+        let hook = |program, args, at_return| Hook {
+            program,
+            symbol,
+            args,
+            at_return,
+            call: number,
+            required: false,
+            group: Some(group),
+            behind: Some(other),
+        };
+        hooks.push(hook("openssl_enter", 3, false));
+        hooks.push(hook("openssl_leave", 0, true));
+    }
     for (number, (symbol, args, without)) in (1_u32..).zip(CALLS) {
         // From 3.3 on SSL_write_ex is a jump to SSL_write_ex2: the same call would begin twice.
         if !has(symbol) || symbol == "SSL_write_ex" && has("SSL_write_ex2") {
@@ -86,20 +125,24 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
             at_return,
             call: number,
             required: without.is_empty(),
+            group: Some(symbol),
+            behind: None,
         };
         hooks.push(hook("openssl_enter", args, false));
         hooks.push(hook("openssl_leave", 0, true));
+        let group = served_by(symbol).filter(|group| BEHIND.iter().any(|b| b.2 == *group && has(b.0) && has(b.1)));
+        fallbacks.extend(group.map(|group| (symbol, group)));
     }
     let reuse = [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
     for (program, symbol, args, at_return) in reuse {
         if has(symbol) {
-            hooks.push(Hook { program, symbol, args, at_return, call: 0, required: false });
+            hooks.push(Hook { program, symbol, args, at_return, call: 0, required: false, group: None, behind: None });
         } else {
             notes.push(format!("no {symbol}: two connections, one after the other, may be shown as one"));
         }
     }
     let (product, version, how) = version(&elf);
-    Ok(Detection { product, version, how, hooks, notes })
+    Ok(Detection { product, version, how, hooks, fallbacks, notes })
 }
 
 fn version(elf: &Elf<'_>) -> (&'static str, String, String) {

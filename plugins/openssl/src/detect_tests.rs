@@ -13,10 +13,14 @@ fn the_systems_library_is_told_by_its_symbols() {
     let found = detect(&bytes).unwrap();
     assert_eq!(found.product, "OpenSSL");
     assert!(found.version.starts_with("3."), "{found:?}");
-    let probed = |symbol: &str| found.hooks.iter().filter(|h| h.symbol == symbol).count();
+    let probed = |symbol: &str| found.hooks.iter().filter(|h| h.symbol == symbol && h.behind.is_none()).count();
     assert_eq!((probed("SSL_read"), probed("SSL_write"), probed("SSL_new"), probed("SSL_clear")), (2, 2, 1, 1));
     assert_eq!(probed("SSL_write_ex") + probed("SSL_write_ex2"), 2, "one of the two, never both");
     assert_eq!(found.notes, Vec::<String>::new());
+    let behind: Vec<&str> = found.hooks.iter().filter(|h| h.behind.is_some()).filter_map(|h| h.group).collect();
+    assert_eq!(behind, ["read", "read", "peek", "peek", "write", "write"]);
+    let stand_in = |symbol: &str| found.fallbacks.iter().any(|f| f.0 == symbol);
+    assert!(stand_in("SSL_write") && stand_in("SSL_peek_ex") && !stand_in("SSL_write_early_data"), "{found:?}");
 }
 
 #[test]
@@ -53,5 +57,8 @@ proptest! {
 #[test]
 fn calls_have_the_numbers_of_the_decoder() {
     let names: Vec<&str> = CALLS.iter().map(|c| c.0).collect();
-    assert_eq!(names, crate::record::Call::NAMES);
+    assert_eq!(names, crate::record::Call::NAMES[..names.len()]);
+    for (symbol, _, _, number) in BEHIND {
+        assert_eq!(crate::record::Call(number).name(), Some(symbol));
+    }
 }

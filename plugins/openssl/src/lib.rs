@@ -12,6 +12,7 @@ mod detect;
 mod output;
 mod record;
 
+use ecapture_plugin_api::plan::{AttachKind, Attachment, Behind, WrapperArgument};
 use ecapture_plugin_api::sdk::{
     Config, Configured, Decode, Detected, DetectedVersion, Error, Host, Locator, Module, Object, Out, Probe, ProbeKind,
     Record, Target,
@@ -28,10 +29,10 @@ impl Module for Openssl {
 
     fn configure(_: &Host, _: &Config) -> Result<Configured, Error> {
         let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
-        let attach = |program: &str, to: &str| ecapture_plugin_api::plan::Attachment {
+        let attach = |program: &str, to: &str| Attachment {
             object: OBJECT.to_owned(),
             program: program.to_owned(),
-            kind: ecapture_plugin_api::plan::AttachKind::TpBtf,
+            kind: AttachKind::TpBtf,
             to: to.to_owned(),
         };
         let attachments =
@@ -58,14 +59,27 @@ fn plan(detection: detect::Detection) -> Detected {
         object: OBJECT.to_owned(),
         program: hook.program.to_owned(),
         kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
-        at: Locator::Symbol(hook.symbol.to_owned()),
+        at: match hook.behind {
+            None => Locator::Symbol(hook.symbol.to_owned()),
+            Some(other) => Locator::Behind(Behind {
+                wrappers: vec![hook.symbol.to_owned(), other.to_owned()],
+                args: 3,
+                buffer: 1,
+                out: Some(WrapperArgument { wrapper: other.to_owned(), argument: 3 }),
+            }),
+        },
         args: hook.args,
         arg: hook.call,
         required: hook.required,
-        group: (hook.call != 0).then(|| hook.symbol.to_owned()),
+        group: hook.group.map(str::to_owned),
     };
     Detected {
         probes: detection.hooks.iter().map(probe).collect(),
+        fallbacks: detection
+            .fallbacks
+            .iter()
+            .map(|(group, other)| ((*group).to_owned(), (*other).to_owned()))
+            .collect(),
         notes: detection.notes,
         ..Detected::supported(version)
     }

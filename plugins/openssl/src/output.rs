@@ -28,12 +28,11 @@ pub const PIECE: usize = 1 << 20;
 /// Emits one call's events. `process` made it, it ended at `now_ns`, and `missing` of its bytes did not arrive.
 pub fn emit(data: &Data<'_>, process: u32, now_ns: u64, missing: u64, out: &mut Out<'_>) {
     let connection = data.connection(process);
-    let writes = data.call.0 >= Call::WRITE.0;
     let local = data.socket.map(|s| (s.local.0.to_string(), u64::from(s.local.1)));
     let peer = data.socket.map(|s| (s.peer.0.to_string(), u64::from(s.peer.1)));
     let number = match data.call {
         Call::SENDFILE => event::SENDFILE,
-        Call::PEEK | Call::PEEK_EX => event::PEEK,
+        call if call.peeks() => event::PEEK,
         _ => event::DATA,
     };
     // A call of which nothing arrived is an event all the same: it says how much is missing.
@@ -42,7 +41,7 @@ pub fn emit(data: &Data<'_>, process: u32, now_ns: u64, missing: u64, out: &mut 
     for (index, piece) in data.bytes.chunks(PIECE).chain(std::iter::once(&[][..])).take(pieces).enumerate() {
         let event = out
             .event(number)
-            .text(column::DIRECTION, if writes { "transmit" } else { "receive" })
+            .text(column::DIRECTION, if data.call.writes() { "transmit" } else { "receive" })
             .text(column::CALL, data.call.name().unwrap_or_default())
             .u64(column::LENGTH, data.length)
             .u64(column::DURATION, now_ns.saturating_sub(data.began_ns))

@@ -10,8 +10,8 @@ pub const FIXED: usize = 88;
 pub struct Call(pub u32);
 
 impl Call {
-    /// `SSL_read` and so on; by number, from 1.
-    pub const NAMES: [&str; 11] = [
+    /// `SSL_read` and so on; by number, from 1. Of the functions behind several the shortest of their names.
+    pub const NAMES: [&str; 14] = [
         "SSL_read",
         "SSL_read_ex",
         "SSL_peek",
@@ -23,17 +23,24 @@ impl Call {
         "SSL_sendfile",
         "SSL_do_handshake",
         "SSL_write_ex2",
+        "SSL_read",
+        "SSL_peek",
+        "SSL_write",
     ];
-    /// The bytes will be read again.
-    pub const PEEK: Self = Self(3);
-    /// The same with the other form.
-    pub const PEEK_EX: Self = Self(4);
-    /// The first that writes.
-    pub const WRITE: Self = Self(6);
     /// Bytes that go from a file to the socket within the kernel.
     pub const SENDFILE: Self = Self(9);
     /// Never in a message.
     pub const HANDSHAKE: Self = Self(10);
+
+    /// It sends.
+    pub fn writes(self) -> bool {
+        matches!(self.0, 6..=9 | 11 | 14)
+    }
+
+    /// It only looks: the bytes will be read again.
+    pub fn peeks(self) -> bool {
+        matches!(self.0, 3 | 4 | 13)
+    }
 
     /// The name of the function.
     pub fn name(self) -> Option<&'static str> {

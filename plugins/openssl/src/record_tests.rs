@@ -53,7 +53,7 @@ fn addresses_of_the_sixth_version_and_none() {
 #[test]
 fn what_is_no_message_is_refused() {
     assert_eq!(Data::parse(&[0; FIXED - 1]), Err(Malformed::Short(FIXED - 1)));
-    for call in [0, 10, 12, u32::MAX] {
+    for call in [0, 10, 15, u32::MAX] {
         assert_eq!(Data::parse(&message(call, 0, 2, b"")), Err(Malformed::Call(call)));
     }
     assert_eq!(Data::parse(&message(1, 0, 7, b"")), Err(Malformed::Family(7)));
@@ -74,5 +74,15 @@ proptest! {
     #[test]
     fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Data::parse(&bytes);
+    }
+}
+
+#[test]
+fn a_call_reads_or_looks_or_writes() {
+    for number in 1..=14 {
+        let call = Call(number);
+        let name = call.name().unwrap();
+        assert_eq!(call.peeks(), name.contains("peek"), "{name}");
+        assert_eq!(call.writes(), name.contains("write") || name.contains("sendfile"), "{name}");
     }
 }
