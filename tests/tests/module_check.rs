@@ -172,7 +172,9 @@ fn the_modules_of_this_tree_pass() {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let (exit, _, report) = report(&built(&module), &args);
         let findings = report["findings"].as_array().unwrap();
-        assert!(findings.iter().all(|f| !recorded && f["code"] == "C-UNTRIED"), "{module}: {report:#}");
+        // A call of 16 MiB is to be whole, so that much may have to be joined.
+        let known = |f: &Value| !recorded && f["code"] == "C-UNTRIED" || module == "openssl" && f["code"] == "C-MEMORY";
+        assert!(findings.iter().all(known), "{module}: {report:#}");
         assert_eq!((exit, &report["level"]), (Some(0), &"robust".into()), "{module}: {report:#}");
         println!("{module}: {}", report["done"]);
         checked += 1;
