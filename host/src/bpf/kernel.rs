@@ -219,6 +219,14 @@ impl Kernel {
         result.map_err(|why| KernelError::Btf { path: self.btf_path.clone(), why: why.clone() })
     }
 
+    /// Whether this kernel has a tracepoint of that name with types.
+    ///
+    /// # Errors
+    /// The kernel's types cannot be read.
+    pub fn has_tracepoint(&self, tracepoint: &str) -> Result<bool, KernelError> {
+        Ok(self.tracepoint_id(tracepoint)?.is_some())
+    }
+
     /// The type id of a tracepoint, or `None` if this kernel has none of that name.
     pub(super) fn tracepoint_id(&self, tracepoint: &str) -> Result<Option<u32>, KernelError> {
         Ok(self.btf()?.id_by_type_name_kind(&format!("btf_trace_{tracepoint}"), BtfKind::Typedef).ok())

@@ -2,17 +2,17 @@
 //!
 //! A target's layout row is in place before its first link: a probe that fires must already know what it is in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use ecapture_plugin_api::plan::AttachKind;
+use ecapture_plugin_api::plan::{AttachKind, Configured, Object};
 
 use super::filters::{Filters, set_if_there};
 use super::plan::global_bytes;
 use super::prepare::{Ready, Target};
-use crate::bpf::{self, Counters, HostMaps, Kernel, Link, LoadError, LoadPlan, Loaded, Point, Program};
+use crate::bpf::{self, Counters, HostMaps, Kernel, Link, LoadError, LoadPlan, Loaded, ObjectSpec, Point, Program};
 use crate::failure::{Exit, Failure};
 use crate::module::Loaded as Module;
 use crate::protocol::KernelTotals;
@@ -65,6 +65,11 @@ pub fn load(
         .map_err(|e| Failure::new("E-KERNEL", e.to_string()).exit(Exit::Privilege))?;
     let failed = |what: &str, e: &dyn std::fmt::Display| Failure::new("E-LOAD", format!("{name}: {what}: {e}"));
 
+    let left_out = left_out(&ready.configured, |tracepoint| kernel.has_tracepoint(tracepoint))
+        .map_err(|e| Failure::new("E-KERNEL", e.to_string()).exit(Exit::Privilege))?;
+    for (program, tracepoint) in &left_out {
+        tracing::warn!("{name}: this kernel has no tracepoint {tracepoint}: goes on without the program {program}");
+    }
     let mut programs = Vec::new();
     for wanted in &ready.configured.objects {
         let Some(spec) = ready.objects.get(&wanted.id) else { continue };
@@ -83,7 +88,7 @@ pub fn load(
         let plan = LoadPlan {
             globals,
             host_maps: maps.by_name().into_iter().chain(filters.maps()).collect(),
-            only: wanted.programs.iter().cloned().collect(),
+            only: only(wanted, spec, &left_out),
             tracepoints,
             ..LoadPlan::default()
         };
@@ -103,6 +108,27 @@ pub fn load(
         maps,
         counters,
     })
+}
+
+/// Programs that can be done without and have to be, with the tracepoints that this kernel lacks.
+fn left_out<E>(configured: &Configured, has: impl Fn(&str) -> Result<bool, E>) -> Result<BTreeMap<String, String>, E> {
+    let mut left_out = BTreeMap::new();
+    for attachment in configured.attachments.iter().filter(|a| a.kind == AttachKind::TpBtf) {
+        if configured.optional.contains(&attachment.program) && !has(&attachment.to)? {
+            left_out.insert(attachment.program.clone(), attachment.to.clone());
+        }
+    }
+    Ok(left_out)
+}
+
+/// Which programs of an object are loaded; none named: all.
+fn only(wanted: &Object, spec: &ObjectSpec, left_out: &BTreeMap<String, String>) -> HashSet<String> {
+    if left_out.is_empty() {
+        return wanted.programs.iter().cloned().collect();
+    }
+    let all = wanted.programs.is_empty();
+    let names = spec.programs.keys().filter(|name| all || wanted.programs.contains(name));
+    names.filter(|name| !left_out.contains_key(*name)).cloned().collect()
 }
 
 fn refused(module: &str, object: &str, error: &LoadError) -> Failure {
@@ -217,4 +243,33 @@ pub async fn detach(links: Vec<Link>) {
 
 fn source(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(String::new, ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use ecapture_plugin_api::plan::Attachment;
+
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_done_without_is_left_out() {
+        let attachment = |program: &str, to: &str| Attachment {
+            object: "o".into(),
+            program: program.into(),
+            kind: AttachKind::TpBtf,
+            to: to.into(),
+        };
+        let configured = Configured {
+            attachments: vec![
+                attachment("old", "there"),
+                attachment("new", "not_there"),
+                attachment("must", "not_there"),
+            ],
+            optional: vec!["old".into(), "new".into()],
+            ..Configured::default()
+        };
+        let has = |name: &str| Ok::<_, ()>(name == "there");
+        assert_eq!(left_out(&configured, has), Ok([("new".to_owned(), "not_there".to_owned())].into()));
+        assert_eq!(left_out(&configured, |_| Err(7)), Err(7));
+    }
 }

@@ -45,6 +45,10 @@ pub struct Configured {
     /// Host-wide attachments.
     #[serde(default)]
     pub attachments: Vec<Attachment>,
+    /// Programs of `attachments` that can be done without: left out, with a warning, where the kernel has no such BTF
+    /// tracepoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional: Vec<String>,
     /// Host services that are wanted, by name (`packets`). One that the host does not have is an error of the run.
     #[serde(default)]
     pub services: Vec<String>,
@@ -234,7 +238,13 @@ pub struct WrapperArgument {
 
 impl Default for Configured {
     fn default() -> Self {
-        Self { schema: SCHEMA, objects: Vec::new(), attachments: Vec::new(), services: Vec::new() }
+        Self {
+            schema: SCHEMA,
+            objects: Vec::new(),
+            attachments: Vec::new(),
+            optional: Vec::new(),
+            services: Vec::new(),
+        }
     }
 }
 
@@ -259,6 +269,12 @@ impl Configured {
     fn check(&self) -> Result<(), PlanError> {
         check_count("objects", self.objects.len(), MAX_ITEMS)?;
         check_count("attachments", self.attachments.len(), MAX_ITEMS)?;
+        check_count("optional", self.optional.len(), MAX_ITEMS)?;
+        for name in &self.optional {
+            if !self.attachments.iter().any(|attachment| attachment.program == *name) {
+                return Err(invalid("optional".to_owned(), format!("{name:?} is not in attachments")));
+            }
+        }
         check_count("services", self.services.len(), MAX_ITEMS)?;
         for (i, object) in self.objects.iter().enumerate() {
             let at = |key: &str| format!("objects[{i}].{key}");

@@ -37,7 +37,9 @@ impl Module for Openssl {
         };
         let attachments =
             vec![attach("openssl_sent", "sock_send_length"), attach("openssl_received", "sock_recv_length")];
-        Ok(Configured { objects: vec![object], attachments, ..Configured::default() })
+        // Without these there are no addresses.
+        let optional = attachments.iter().map(|a| a.program.clone()).collect();
+        Ok(Configured { objects: vec![object], attachments, optional, ..Configured::default() })
     }
 
     fn detect(_: &Host, target: &Target<'_>, _: &Config) -> Result<Detected, Error> {
