@@ -26,6 +26,13 @@ use crate::module::Loaded;
 pub use plan::not_needed;
 pub use prepare::{Prepared, Request, prepare};
 
+/// What an explanation uses of a run.
+pub(crate) mod explained {
+    pub use super::filters::group_paths;
+    pub use super::prepare::{Examined, examine, target_remedy};
+    pub use super::watch::init as init_log;
+}
+
 /// What a check of a module uses of a run.
 pub(crate) mod checks {
     pub use super::attend::{Attended, printable};

@@ -21,6 +21,7 @@ use ecapture_plugin_api::manifest::Permissions;
 use crate::bpf::{self, ObjectSpec};
 use crate::broker::{self, Asked};
 use crate::doctor;
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
@@ -51,7 +52,7 @@ fn run() -> Result<Exit, Failure> {
         .map_err(|e| Failure::new("E-USAGE", e.to_string()).exit(Exit::Usage))?;
     let matches = match command::build(&catalog).try_get_matches_from(&args) {
         Ok(matches) => matches,
-        Err(error) => return explain(&error, &catalog),
+        Err(error) => return in_words(&error, &catalog),
     };
     if matches.get_flag("list-modules") {
         let json = matches.get_flag("json");
@@ -108,8 +109,16 @@ fn run() -> Result<Exit, Failure> {
                 settings.merge(command::capture_command(&module.manifest, &[]), Some(&module.manifest), sub)?;
             say_notes(&settings, &merged.matches);
             let options = ModuleOptions::from_matches(&module.manifest, &merged.matches)?;
-            let asked = vec![Asked { module: module.into(), options }];
-            broker::capture(asked, RunOptions::from_matches(&merged.matches)?)
+            let asked = Asked { module: module.into(), options };
+            let run = RunOptions::from_matches(&merged.matches)?;
+            if !sub.contains_id("explain") {
+                return broker::capture(vec![asked], run);
+            }
+            let pids: Vec<u32> = sub.get_many("explain").into_iter().flatten().copied().collect();
+            let told = broker::block_on(explain::look(&asked, &run, &pids))?;
+            let json = sub.get_flag("json");
+            print(&if json { explain::json(&told).map_err(internal)? } else { explain::text(&told) })?;
+            Ok(explain::exit(&told))
         }
         None => {
             print(&command::build(&catalog).render_help().to_string())?;
@@ -216,7 +225,7 @@ fn print(text: &str) -> Result<Exit, Failure> {
 }
 
 /// clap's own words, but for an unknown command: that may be a module that is there and refused.
-fn explain(error: &clap::Error, catalog: &Catalog) -> Result<Exit, Failure> {
+fn in_words(error: &clap::Error, catalog: &Catalog) -> Result<Exit, Failure> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     if error.kind() == ErrorKind::InvalidSubcommand
         && let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod collector;
 pub mod doctor;
 pub mod event;
+pub mod explain;
 pub mod failure;
 pub mod link;
 pub mod module;

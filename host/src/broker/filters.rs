@@ -265,6 +265,14 @@ fn padded<const N: usize>(name: &str) -> [u8; N] {
     out
 }
 
+/// Directories of the control groups that the options mean.
+///
+/// # Errors
+/// As of a capture that is asked for them.
+pub fn group_paths(options: &RunOptions) -> Result<Vec<PathBuf>, Failure> {
+    Ok(groups(options)?.into_iter().map(|group| group.path).collect())
+}
+
 /// The control groups that the options mean.
 fn groups(options: &RunOptions) -> Result<Vec<Group>, Failure> {
     let failed = |e: cgroup::GroupError| match e {

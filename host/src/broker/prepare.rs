@@ -89,15 +89,7 @@ pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared,
     let name = &manifest.module.name;
     let found = discover(&manifest.targets, request.targets, request.pids, request.later)
         .map_err(|e| Failure::new("E-TARGET", format!("{name}: {e}")).remedy(target_remedy(module)))?;
-    let identity = Identity::choose();
-    let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
-        .map_err(|e| Failure::new("E-CHILD", format!("cannot keep a copy of {name}: {e}")))?;
-    let objects = objects(module)?;
-
-    let (configured, detected) = ask_module(module, request.config, &found, &sealed, identity).await?;
-    let plan_failed = |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name}: {e}")).exit(Exit::Refused);
-    plan::check_configured(&configured, manifest, &objects).map_err(plan_failed)?;
-    let ready = Arc::new(Ready { sealed, objects, configured, identity });
+    let (ready, detected) = configure(module, request.config, &found).await?;
 
     let explicit = !request.targets.is_empty() || !request.pids.is_empty() || found.len() == 1;
     let (mut targets, mut unusable, mut ids) = (Vec::new(), Vec::new(), Vec::new());
@@ -120,6 +112,46 @@ pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared,
         return Err(Failure::new("E-DETECT", text));
     }
     Ok(Prepared { ready, targets, unusable: ids })
+}
+
+/// Has the module configured, and asked about each file.
+async fn configure(
+    module: &Loaded,
+    config: &Config,
+    found: &[Found],
+) -> Result<(Arc<Ready>, Vec<Result<Detected, String>>), Failure> {
+    let name = &module.manifest.module.name;
+    let identity = Identity::choose();
+    let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
+        .map_err(|e| Failure::new("E-CHILD", format!("cannot keep a copy of {name}: {e}")))?;
+    let objects = objects(module)?;
+    let (configured, detected) = ask_module(module, config, found, &sealed, identity).await?;
+    let plan_failed = |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name}: {e}")).exit(Exit::Refused);
+    plan::check_configured(&configured, &module.manifest, &objects).map_err(plan_failed)?;
+    Ok((Arc::new(Ready { sealed, objects, configured, identity }), detected))
+}
+
+/// What is known of one file, whether or not it can be captured from.
+pub struct Examined {
+    /// What the module said of it, if it said anything.
+    pub detected: Option<Detected>,
+    /// Ready to be attached to, or why not.
+    pub target: Result<Target, Failure>,
+}
+
+/// Looks at files as [`prepare`] does, and goes on after one that cannot be captured from.
+///
+/// # Errors
+/// What is wrong with the module or its options.
+pub async fn examine(module: &Loaded, config: &Config, found: Vec<Found>) -> Result<Vec<Examined>, Failure> {
+    let (ready, detected) = configure(module, config, &found).await?;
+    let mut examined = Vec::new();
+    for ((found, detected), number) in found.into_iter().zip(detected).zip(0..) {
+        let said = detected.as_ref().ok().cloned();
+        let target = usable(module, &ready, found, detected, number).await;
+        examined.push(Examined { detected: said, target });
+    }
+    Ok(examined)
 }
 
 /// Prepares one more file, which was found when the module was captured with already.
@@ -152,7 +184,9 @@ async fn usable(
     look(found, number, detected, ready, &module.manifest.module.name).await
 }
 
-fn target_remedy(module: &Loaded) -> String {
+/// What to do when nothing is found.
+#[must_use]
+pub fn target_remedy(module: &Loaded) -> String {
     let option = module.manifest.targets.iter().find_map(|t| t.option.as_deref());
     match option {
         Some(option) => format!("start the program first, or name its file with --{option} PATH"),

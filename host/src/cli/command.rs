@@ -30,9 +30,25 @@ pub fn build(catalog: &Catalog) -> Command {
         .subcommand(doctor_command())
         .subcommand(completion_command());
     for (entry, manifest) in catalog.runnable() {
-        command = command.subcommand(capture_command(manifest, &entry.aliases));
+        command = command.subcommand(capture_command(manifest, &entry.aliases).args(explain_args()));
     }
     command
+}
+
+/// What a module's command does instead of capturing. No option of a run: neither the environment nor a file says it.
+fn explain_args() -> [Arg; 2] {
+    [
+        Arg::new("explain")
+            .long("explain")
+            .value_name("PID")
+            .num_args(0..=1)
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_parser(value_parser!(u32).range(1..))
+            .help("Capture nothing: say of these processes, or of all, whether they would be captured, and why not"),
+        flag("json", "With --explain: as JSON").requires("explain"),
+    ]
+    .map(|arg| arg.help_heading(COMMON))
 }
 
 /// Several modules in one run. Options of a module are flags of its own command only: here they would have no owner.

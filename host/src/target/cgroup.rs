@@ -146,6 +146,13 @@ pub fn place(pid: u32, mount: Option<&Path>) -> Place {
     Place { container, group }
 }
 
+/// The directory of the version 2 group of a process.
+#[must_use]
+pub fn directory_of(pid: u32, mount: &Path) -> Option<PathBuf> {
+    let text = groups(pid).ok()?;
+    Some(mount.join(unified(&text)?.trim_start_matches('/')))
+}
+
 /// The container of a group by its number, for a process that is gone. `None` if the group is no container's, or gone too.
 #[must_use]
 pub fn container_of_group(mount: &Path, number: u64) -> Option<String> {

@@ -85,6 +85,12 @@ impl FileId {
                     == (other.ino, other.size, other.modified, other.changed)
     }
 
+    /// Its inode: what is cheap to compare first.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.ino
+    }
+
     /// Still with the bytes that it had. (Its number of links may be another one: that changes no byte.)
     #[must_use]
     pub fn has_bytes_of(&self, other: &Self) -> bool {
@@ -262,7 +268,9 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
     found
 }
 
-fn names(wanted: &[String], path: &Path) -> bool {
+/// Whether the last part of the path is one of these names, which may end with a `*`.
+#[must_use]
+pub fn names(wanted: &[String], path: &Path) -> bool {
     let fits = |name: &str, wanted: &String| match wanted.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         None => name == wanted,
@@ -279,7 +287,10 @@ pub fn wanted(targets: &[Target]) -> String {
 }
 
 /// Opens without ever waiting: a pipe or a device in place of a file must not hold us up.
-fn open(path: &Path) -> std::io::Result<File> {
+///
+/// # Errors
+/// Of `open`.
+pub fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 

@@ -33,6 +33,23 @@ pub fn exe_path(pid: u32) -> io::Result<PathBuf> {
     })
 }
 
+/// What a process and its threads are called and run as, by thread: the kernel asks its filters of threads.
+#[must_use]
+pub fn threads(pid: u32) -> Vec<(Vec<u8>, u32)> {
+    let Ok(dir) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let of = |task: fs::DirEntry| {
+        let mut name = fs::read(task.path().join("comm")).ok()?;
+        if name.last() == Some(&b'\n') {
+            name.pop();
+        }
+        let status = fs::read(task.path().join("status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
+        let uid = status.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()?;
+        Some((name, uid))
+    };
+    dir.flatten().filter_map(of).collect()
+}
+
 /// Opens the executable itself: the file that the process runs, also when it was replaced, removed or lives in another
 /// root.
 ///

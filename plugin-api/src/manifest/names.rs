@@ -16,6 +16,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "container",
     "count",
     "duration",
+    "explain",
     "help",
     "json",
     "list-modules",
