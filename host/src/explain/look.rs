@@ -115,7 +115,8 @@ impl<'t> Files<'t> {
                 }
             }
         }
-        let mapped: Vec<(PathBuf, bool)> = process::mapped_files(pid).iter().map(|path| without_mark(path)).collect();
+        let mapped: Vec<(PathBuf, bool)> =
+            process::mapped_files(pid).into_iter().map(|mapped| (mapped.path, mapped.deleted)).collect();
         self.by_identity(&mut process, &mapped);
         process.uses.sort_unstable();
         process.uses.dedup();

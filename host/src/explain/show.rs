@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use ecapture_plugin_api::plan::Probe;
 use serde_json::{Value, json as value};
 
 use super::verdict::Verdict;
 use super::{File, Told};
+use crate::broker::not_needed;
 use crate::module::escape;
 
 /// Processes of one file that are listed one by one; the causes of more are counted.
@@ -119,9 +121,12 @@ fn facts(out: &mut String, file: &File, all: bool) {
         let _ = writeln!(out, "  note      {}", escape::line(note));
     }
     let Ok(target) = &file.examined.target else { return };
-    let (placed, wanted) = (target.answer.placed.len(), detected.probes.len());
+    let needed = |probe: &&Probe| not_needed(detected, &target.answer, probe).is_none();
+    let wanted = detected.probes.iter().filter(needed).count();
+    let is_placed = |index: u32| target.answer.placed.iter().any(|p| p.index == index);
+    let placed = (0..).zip(&detected.probes).filter(|(index, probe)| needed(probe) && is_placed(*index)).count();
     let _ = writeln!(out, "  probes    {placed} of {wanted} placed");
-    for (index, probe) in (0..).zip(&detected.probes) {
+    for (index, probe) in (0..).zip(&detected.probes).filter(|(_, probe)| needed(probe)) {
         let place = target.answer.placed.iter().find(|p| p.index == index);
         let said = match place {
             Some(place) if all => format!("in {}: {}", place.function, place.why),
