@@ -377,3 +377,20 @@ fn every_command_of_the_document_runs() {
         assert!(text.contains(&format!("| `{kind}` |")), "docs/explain.md does not explain {kind}");
     }
 }
+
+#[test]
+fn a_run_that_saw_nothing_says_what_tells_more() {
+    skip_if!("a_run_that_saw_nothing_says_what_tells_more", needs::capture(), needs::program(SHELL, "bash"));
+    let modules = Modules::with(&["bash"]);
+    let bash = Bash::installed();
+    let binary = bash.text();
+    let run = |more: &[&str]| {
+        let output = modules.run(&[&["bash", "--bash", &binary, "--duration", "200ms"], more].concat());
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = run(&[]);
+    let wanted = "bash: its probes were in 1 file, and no call of those that were asked for came by; `ecapture bash --explain [PID]`";
+    assert!(said.contains(wanted), "{said}");
+    assert!(!run(&["--quiet"]).contains("--explain"));
+}

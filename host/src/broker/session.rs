@@ -437,6 +437,9 @@ impl Session {
             for line in summary.lines() {
                 eprintln!("ecapture: {}", printable(line));
             }
+            for silent in self.captures.iter().filter(|c| c.totals().produced == 0) {
+                eprintln!("ecapture: {}", silent.why_nothing());
+            }
         }
         let named = |which: fn(&Capture) -> bool| {
             self.captures.iter().filter(|c| which(c)).map(Capture::name).collect::<Vec<_>>().join(", ")

@@ -478,6 +478,18 @@ impl Capture {
         }
     }
 
+    /// For a run that has seen nothing: how far it got, and what tells more.
+    #[must_use]
+    pub fn why_nothing(&self) -> String {
+        let files = match self.targets.len() {
+            0 => "there was no file to capture from".to_owned(),
+            1 => "its probes were in 1 file, and no call of those that were asked for came by".to_owned(),
+            n => format!("its probes were in {n} files, and no call of those that were asked for came by"),
+        };
+        let (name, command) = (self.name(), &self.asked.module.manifest.module.command);
+        format!("{name}: {files}; `ecapture {command} --explain [PID]` says of each process whether it would be seen")
+    }
+
     /// What the kernel side and this side have counted.
     #[must_use]
     pub fn totals(&self) -> KernelTotals {
