@@ -14,8 +14,9 @@
 
 #define IPPROTO_TCP 6
 
-/* A probe of an entry may sit behind instructions that make room on the stack: at the return the stack pointer is higher by
- * no more than this. A function that is called from within has its frame below the library's own, which are larger. */
+/* A probe of an entry may sit behind instructions that make room on the stack, and one of an exit before those that give it
+ * back: the stack pointers differ by no more than this. A function that is called from within has its frame below the
+ * library's own, which are larger. */
 #define FRAME 512
 
 struct connection_key {
@@ -209,6 +210,9 @@ ECAP_INLINE struct call *close_call(struct pt_regs *ctx, struct flight *flight)
 			return 0;
 		call = &flight->call[(depth - 1) & (NESTED - 1)];
 		ecap_opaque(call);
+		/* The return of a call further in, for which there was no slot. */
+		if (sp + FRAME < call->sp)
+			return 0;
 		flight->depth = depth - 1;
 		/* Others were left without our seeing it, and what they were called from returns. */
 		if (call->data.call == which && call->sp + FRAME >= sp)
@@ -276,7 +280,12 @@ ECAP_INLINE struct connection *connection_of(struct flight *flight, struct call 
  * no less than what was to be sent, or it was something else (a callback's). */
 ECAP_INLINE void keep_socket(struct flight *flight, struct call *call, struct connection *connection, __u64 bytes)
 {
-	if (call->sockets != 1 || (is_write(call->data.call) && call->wire < bytes) || (connection->socket == call->socket && connection->ports == call->ports))
+	if (call->sockets != 1 || (is_write(call->data.call) && call->wire < bytes))
+		return;
+	if (connection->socket == call->socket && connection->ports == call->ports)
+		return;
+	/* A call further in may have used another one since; the next call will tell. */
+	if (flight->socket != call->socket || flight->ports != call->ports)
 		return;
 	connection->socket = call->socket;
 	connection->ports = call->ports;
@@ -297,11 +306,10 @@ ECAP_INLINE __u64 settle(struct pt_regs *ctx, struct flight *flight, struct call
 	keep_socket(flight, call, connection, bytes);
 	if (!bytes)
 		return 0;
+	/* Two threads may be the first, one that reads and one that writes. */
 	call->data.flags = 0;
-	if (!connection->birth_ns) {
-		connection->birth_ns = time_ns;
+	if (!connection->birth_ns && !__sync_val_compare_and_swap(&connection->birth_ns, 0, time_ns))
 		call->data.flags = OPENSSL_FIRST;
-	}
 	call->data.birth_ns = connection->birth_ns;
 	call->data.length = bytes;
 	if (is_write(call->data.call))

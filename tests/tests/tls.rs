@@ -97,6 +97,12 @@ fn through_an_ssl_bio() {
 }
 
 #[test]
+fn a_call_within_a_call_of_another_connection() {
+    skip_unless_possible!("a_call_within_a_call_of_another_connection");
+    scenario("nested", 50);
+}
+
+#[test]
 fn bytes_before_the_handshake_is_over() {
     skip_unless_possible!("bytes_before_the_handshake_is_over");
     let finished = scenario("early", 10);
