@@ -61,6 +61,13 @@ fn processor_time(broker: u32) -> f64 {
     ticks.sum::<u64>() as f64 / 100.0
 }
 
+/// The number before these words, in the line of a summary that has the others; 0 if there is none.
+fn number_before(said: &str, line: &str, words: &str) -> f64 {
+    let line = said.lines().find(|l| l.contains(line)).unwrap_or_default();
+    let number = line.split(words).next().and_then(|before| before.rsplit(' ').next()).unwrap_or_default();
+    number.replace(',', "").parse().unwrap_or(0.0)
+}
+
 /// File offset of an exported function.
 fn offset_of(library: &Library, name: &str) -> u64 {
     let bytes = std::fs::read(library.path()).expect("library");
@@ -128,13 +135,8 @@ pub fn run() {
                 let spent = processor_time(capture.pid()) - started;
                 memory.take(capture.pid());
                 let finished = capture.stop();
-                let total = |what: &str| -> f64 {
-                    let line = finished.said.lines().find(|l| l.contains(what)).unwrap_or_default();
-                    let digits: String = line.split(what).next().unwrap_or_default().chars().rev().collect();
-                    let number: String = digits.chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
-                    number.chars().rev().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0.0)
-                };
-                let (seen, lost) = (total(" messages"), total(" messages lost"));
+                let seen = number_before(&finished.said, "events from", " messages");
+                let lost = number_before(&finished.said, " messages lost", " messages lost");
                 round.push((rate, seen / (seen + lost), spent / seen));
                 place.wait(false);
             }
@@ -164,6 +166,8 @@ pub fn run() {
                 print!("  {:20} seen {} %", "", contender.seen);
                 match name.starts_with("ecapture") {
                     true => println!("   processor time a message {} us", contender.cost),
+                    // Long messages are read in parts: there are more calls than messages.
+                    false if size > 16_384 => println!(" of the messages, in lines cut at 200 bytes"),
                     false => println!(" (cut at 200 bytes)"),
                 }
             }
