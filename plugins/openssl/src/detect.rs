@@ -82,6 +82,23 @@ const CALLS: [(&str, u8, &str); 11] = [
 const REMEDY: &str = "if it has a TLS library inside, it is one whose functions have no names (stripped); a build that exports \
                       SSL_read and SSL_write, or one with symbols, can be captured from";
 
+/// Nothing in particular, for what differs from it.
+const HOOK: Hook = Hook {
+    program: "openssl_enter",
+    symbol: "",
+    args: 0,
+    at_return: false,
+    call: 0,
+    required: false,
+    group: None,
+    behind: None,
+};
+
+/// A call is seen to begin and to end.
+fn entry_and_return(entry: Hook) -> [Hook; 2] {
+    [entry, Hook { program: "openssl_leave", args: 0, at_return: true, ..entry }]
+}
+
 /// Looks at one file.
 ///
 /// # Errors
@@ -96,47 +113,28 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
         return Err(format!("it has no function {}: {REMEDY}", missing.join(" and no function ")));
     }
     let (mut hooks, mut fallbacks, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    for (symbol, other, group, number) in BEHIND.into_iter().filter(|b| has(b.0) && has(b.1)) {
-        let hook = |program, args, at_return| Hook {
-            program,
-            symbol,
-            args,
-            at_return,
-            call: number,
-            required: false,
-            group: Some(group),
-            behind: Some(other),
-        };
-        hooks.push(hook("openssl_enter", 3, false));
-        hooks.push(hook("openssl_leave", 0, true));
+    for (symbol, other, group, call) in BEHIND.into_iter().filter(|b| has(b.0) && has(b.1)) {
+        hooks.extend(entry_and_return(Hook { symbol, args: 3, call, group: Some(group), behind: Some(other), ..HOOK }));
     }
-    for (number, (symbol, args, without)) in (1_u32..).zip(CALLS) {
-        // From 3.3 on SSL_write_ex is a jump to SSL_write_ex2: the same call would begin twice.
-        if !has(symbol) || symbol == "SSL_write_ex" && has("SSL_write_ex2") {
-            if without != ABSENT && !has(symbol) {
-                notes.push(format!("no {symbol}: {without}"));
-            }
+    for (call, (symbol, args, without)) in (1_u32..).zip(CALLS) {
+        if !has(symbol) {
+            notes.extend((without != ABSENT).then(|| format!("no {symbol}: {without}")));
             continue;
         }
-        let hook = |program, args, at_return| Hook {
-            program,
-            symbol,
-            args,
-            at_return,
-            call: number,
-            required: without.is_empty(),
-            group: Some(symbol),
-            behind: None,
-        };
-        hooks.push(hook("openssl_enter", args, false));
-        hooks.push(hook("openssl_leave", 0, true));
-        let group = served_by(symbol).filter(|group| BEHIND.iter().any(|b| b.2 == *group && has(b.0) && has(b.1)));
+        // From 3.3 on SSL_write_ex is a jump to SSL_write_ex2: the same call would begin twice.
+        if symbol == "SSL_write_ex" && has("SSL_write_ex2") {
+            continue;
+        }
+        let required = without.is_empty();
+        hooks.extend(entry_and_return(Hook { symbol, args, call, required, group: Some(symbol), ..HOOK }));
+        let group =
+            served_by(symbol).filter(|group| hooks.iter().any(|h| h.behind.is_some() && h.group == Some(group)));
         fallbacks.extend(group.map(|group| (symbol, group)));
     }
     let reuse = [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
     for (program, symbol, args, at_return) in reuse {
         if has(symbol) {
-            hooks.push(Hook { program, symbol, args, at_return, call: 0, required: false, group: None, behind: None });
+            hooks.push(Hook { program, symbol, args, at_return, ..HOOK });
         } else {
             notes.push(format!("no {symbol}: two connections, one after the other, may be shown as one"));
         }
