@@ -184,6 +184,7 @@ int openssl_enter(struct pt_regs *ctx)
 	which = ecap_probe_arg(ctx) & 0xff;
 	call->sp = ecap_sp(ctx);
 	call->data.ssl = ecap_arg0(ctx);
+	call->data.unused = 0;
 	call->buffer = ecap_arg1(ctx);
 	call->room = which == OPENSSL_SENDFILE ? ecap_arg3(ctx) : ecap_arg2(ctx);
 	if (which == OPENSSL_READ || which == OPENSSL_PEEK || which == OPENSSL_WRITE)
@@ -307,9 +308,8 @@ ECAP_INLINE __u64 settle(struct pt_regs *ctx, struct flight *flight, struct call
 	if (!bytes)
 		return 0;
 	/* Two threads may be the first, one that reads and one that writes. */
-	call->data.flags = 0;
-	if (!connection->birth_ns && !__sync_val_compare_and_swap(&connection->birth_ns, 0, time_ns))
-		call->data.flags = OPENSSL_FIRST;
+	if (!connection->birth_ns)
+		__sync_val_compare_and_swap(&connection->birth_ns, 0, time_ns);
 	call->data.birth_ns = connection->birth_ns;
 	call->data.length = bytes;
 	if (is_write(call->data.call))

@@ -36,10 +36,6 @@ enum openssl_call {
 	OPENSSL_WRITE_BEHIND = 14,
 };
 
-enum openssl_flags {
-	OPENSSL_FIRST = 1, /* the first that was seen of the connection; it may be older all the same */
-};
-
 /* As in the kernel's <linux/socket.h>; 0: no socket was seen to be used by a call on this connection. */
 #define OPENSSL_AF_INET 2
 #define OPENSSL_AF_INET6 10
@@ -62,7 +58,7 @@ struct openssl_data {
 	__u64 length;   /* 24 bytes that the call moved */
 	__u64 began_ns; /* 32 when the call began */
 	__u32 call;     /* 40 enum openssl_call */
-	__u32 flags;    /* 44 enum openssl_flags */
+	__u32 unused;   /* 44 0 */
 	struct openssl_socket socket; /* 48 */
 };
 
