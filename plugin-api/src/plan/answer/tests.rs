@@ -44,6 +44,24 @@ fn limits_and_names_are_checked() {
     refused(&format!(r#"{{"schema":1,"notes":["{}"]}}"#, "x".repeat(MAX_ANSWER)), "1048");
     let strings = r#"{"schema":1,"probes":[{"object":"o","program":"p","kind":"entry","at":{"callee_of_strings":{"strings":["a"],"min":2}}}]}"#;
     refused(strings, "probes[0].at.min");
+    let grouped = |fallbacks: &str| probe(r#""group":"g""#).replace("]}", &format!(r#"],"fallbacks":{fallbacks}}}"#));
+    refused(&grouped(r#"{"g":"g"}"#), "fallbacks.g");
+    refused(&grouped(r#"{"g":"nobody"}"#), "fallbacks.g");
+    refused(&grouped(r#"{"nobody":"g"}"#), "fallbacks.nobody");
+}
+
+#[test]
+fn only_attachments_can_be_optional() {
+    let configured = |optional: &str| {
+        format!(
+            r#"{{"schema":1,"objects":[{{"id":"o"}}],"optional":["{optional}"],
+                "attachments":[{{"object":"o","program":"p","kind":"tp_btf","to":"t"}}]}}"#
+        )
+    };
+    let answer = Configured::from_json(&configured("p")).expect("valid");
+    assert_eq!(Configured::from_json(&answer.to_json()).expect("valid"), answer);
+    let error = Configured::from_json(&configured("q")).expect_err("refused").to_string();
+    assert!(error.starts_with("optional"), "{error}");
 }
 
 #[test]
