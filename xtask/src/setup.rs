@@ -36,6 +36,11 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/python3"], package: "python3", why: "is captured from through SQLite" },
     Need { paths: &["/usr/bin/sqlite3"], package: "sqlite3", why: "is captured from as well" },
     Need { paths: &["/usr/bin/openssl"], package: "openssl", why: "makes the certificates of the tests" },
+    Need {
+        paths: &["/usr/include/openssl/ssl.h"],
+        package: "libssl-dev",
+        why: "is what programs of the tests are built with",
+    },
     Need { paths: &["/usr/bin/curl"], package: "curl", why: "is captured from through OpenSSL" },
     Need { paths: &["/usr/sbin/nginx"], package: "nginx-light", why: "is captured from as well" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
