@@ -16,6 +16,7 @@ pub mod recording;
 pub mod sandbox;
 pub mod scout;
 pub mod sink;
+pub mod stream;
 pub mod target;
 pub mod template;
 pub mod worker;
