@@ -3,6 +3,7 @@
 //! - [`abi`]: `ModuleV1`, the binary interface between the host and a module. The only home of `abi_stable`.
 //! - [`manifest`]: `module.toml`, readable from the file without running anything.
 //! - [`plan`]: what `configure` and `detect` answer, and what the host sends them (JSON with a schema version).
+//! - [`unwind`]: where functions begin and end, for detectors and for the host.
 //! - [`sdk`]: what an author writes: two traits and one macro.
 #![doc(html_no_source)]
 
@@ -11,3 +12,4 @@ mod image;
 pub mod manifest;
 pub mod plan;
 pub mod sdk;
+pub mod unwind;

@@ -86,7 +86,9 @@ impl Segment {
 /// A section header, as far as symbol tables need it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Section {
+    name: u32,
     pub(super) kind: u32,
+    va: u64,
     pub(super) offset: u64,
     pub(super) size: u64,
     pub(super) link: u32,
@@ -105,8 +107,10 @@ pub(super) struct Headers {
     pub(super) build_id: Option<String>,
     pub(super) shadow_stack: bool,
     pub(super) go: bool,
-    /// Address and length of `.eh_frame_hdr`.
+    /// Address and length of `.eh_frame_hdr`, the index of the unwind table.
     pub(super) unwind_table: Option<(u64, u64)>,
+    /// Address, file offset and length of `.eh_frame`.
+    pub(super) frames: Option<(u64, u64, u64)>,
     /// Address and length of the relocations with addends.
     pub(super) relocations: Option<(u64, u64)>,
     /// The same, of the slots that stubs of the procedure linkage table jump through.
@@ -161,9 +165,11 @@ impl Headers {
         }
         let programs = read_program_headers(file, head)?;
         let segments = read_segments(file, &programs)?;
+        let sections = read_sections(file, head);
         let mut headers = Headers {
             segments,
-            sections: read_sections(file, head),
+            frames: find_frames(file, head, &sections),
+            sections,
             kind: FileKind::Library,
             fixed: elf_type == 2,
             build_id: None,
@@ -315,7 +321,9 @@ fn read_sections(file: &[u8], head: &[u8]) -> Vec<Section> {
     let Some(table) = slice(file, offset, u64::from(count) * SECTION_HEADER as u64) else { return Vec::new() };
     let read = |h: &[u8; SECTION_HEADER]| {
         Some(Section {
+            name: u32_at(h, 0)?,
             kind: u32_at(h, 4)?,
+            va: u64_at(h, 16)?,
             offset: u64_at(h, 24)?,
             size: u64_at(h, 32)?,
             link: u32_at(h, 40)?,
@@ -323,4 +331,15 @@ fn read_sections(file: &[u8], head: &[u8]) -> Vec<Section> {
         })
     };
     table.as_chunks::<SECTION_HEADER>().0.iter().filter_map(read).collect()
+}
+
+/// `.eh_frame`, by its name.
+fn find_frames(file: &[u8], head: &[u8], sections: &[Section]) -> Option<(u64, u64, u64)> {
+    let names = sections.get(usize::from(u16_at(head, 62)?))?;
+    let names = slice(file, names.offset, names.size)?;
+    let named = |section: &&Section| {
+        let name = usize::try_from(section.name).ok().and_then(|at| names.get(at..));
+        name.is_some_and(|name| name.starts_with(b".eh_frame\0"))
+    };
+    sections.iter().find(named).map(|section| (section.va, section.offset, section.size))
 }

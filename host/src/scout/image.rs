@@ -4,7 +4,9 @@
 
 use super::elf::{Headers, Refusal, Segment, slice, u32_at};
 use super::symbols::{Starts, Symbols};
+use ecapture_plugin_api::unwind;
 use std::cell::Cell;
+use std::ops::Range;
 
 /// Entries of the unwind table that are read; Chromium has under a million.
 const MAX_UNWIND: usize = 4_000_000;
@@ -121,9 +123,21 @@ impl<'f> Image<'f> {
         (va < end).then_some(Function { start, end, proven_end: true })
     }
 
-    /// The sorted table of `.eh_frame_hdr`: bounds of every function, static ones of stripped files too.
-    /// An entry counts only if the description it points to begins at the same address.
+    /// Bounds of every function, static ones of stripped files too.
     fn read_unwind_table(&self) -> Vec<(u64, u64)> {
+        let indexed = self.read_unwind_index();
+        if !indexed.is_empty() {
+            return indexed;
+        }
+        // A program that was linked with `-static` may have no index.
+        let Some((va, offset, len)) = self.headers.frames else { return Vec::new() };
+        let functions = unwind::functions(va, slice(self.file, offset, len).unwrap_or_default());
+        let inside = |f: &Range<u64>| self.segment(f.start).is_some_and(|s| s.executable && f.end <= s.end());
+        functions.into_iter().filter(inside).map(|f| (f.start, f.end)).collect()
+    }
+
+    /// The sorted table of `.eh_frame_hdr`. An entry counts only if the description it points to begins at the same address.
+    fn read_unwind_index(&self) -> Vec<(u64, u64)> {
         let Some((header, len)) = self.headers.unwind_table else { return Vec::new() };
         let table = self.bytes(header, len);
         // Version 1, and the encodings that every linker writes: section-relative pairs of 32-bit numbers.

@@ -4,9 +4,11 @@
 //! targets are what they are. 64-bit little-endian files only.
 
 use crate::image::{
-    DT_NEEDED, DT_SONAME, Image, ImageError, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_DYNSYM, SHT_NOTE, SHT_SYMTAB, c_str,
-    notes, range,
+    DT_NEEDED, DT_SONAME, Image, ImageError, PF_W, PF_X, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHT_DYNSYM, SHT_NOTE,
+    SHT_SYMTAB, c_str, notes, range,
 };
+
+use crate::unwind;
 
 /// Longest string that is looked at around a match, in bytes to each side.
 const MAX_STRING: usize = 1024;
@@ -119,6 +121,28 @@ impl<'a> Elf<'a> {
         c_str(bytes.get(..MAX_STRING + 1).unwrap_or(bytes), 0)
     }
 
+    /// Loaded bytes that are run: virtual address and bytes of each segment.
+    pub fn executable(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
+        let run = self.image.segments.iter().filter(|s| s.kind == PT_LOAD && s.flags & PF_X != 0);
+        run.filter_map(|s| Some((s.address, range(self.image.bytes, s.offset, s.file_size)?)))
+    }
+
+    /// Where functions begin, and those parts of them that the compiler put elsewhere: virtual addresses, ascending, from the
+    /// unwind information (the index `.eh_frame_hdr`, else `.eh_frame`), which stripped files have too. Empty if there is none.
+    pub fn function_starts(&self) -> Vec<u64> {
+        let segment = self.image.segments.iter().find(|s| s.kind == PT_GNU_EH_FRAME);
+        let index = segment.and_then(|s| Some((s.address, range(self.image.bytes, s.offset, s.file_size)?)));
+        let mut starts = index.map_or_else(Vec::new, |(address, bytes)| unwind_starts(address, bytes));
+        if starts.is_empty()
+            && let Some(section) = self.section(".eh_frame")
+        {
+            starts = unwind::functions(section.address, section.bytes).into_iter().map(|f| f.start).collect();
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
     /// The file offset of a virtual address.
     pub fn offset(&self, address: u64) -> Option<u64> {
         self.image.offset(address).map(|(offset, _)| offset)
@@ -147,6 +171,18 @@ impl<'a> Elf<'a> {
             let at = matches(bytes, string.as_bytes()).find(whole)?;
             address.checked_add(u64::try_from(at).ok()?)
         })
+    }
+
+    /// Where the NUL-terminated string around this address begins, if that is at most 1024 bytes before.
+    pub fn string_start(&self, address: u64) -> Option<u64> {
+        let constants = self.constants();
+        let (base, bytes) = constants.iter().find(|(base, bytes)| {
+            address.checked_sub(*base).is_some_and(|at| at < u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+        })?;
+        let at = usize::try_from(address - base).ok()?;
+        let before = bytes.get(at.saturating_sub(MAX_STRING)..at)?;
+        let back = before.iter().rev().position(|b| *b == 0).or_else(|| (at <= MAX_STRING).then_some(at))?;
+        address.checked_sub(u64::try_from(back).ok()?)
     }
 
     /// The whole strings (up to 1024 bytes to each side) that these bytes are part of: for version strings.
@@ -205,6 +241,20 @@ impl<'a> Elf<'a> {
         let wanted = loaded.filter(|s| !separate || s.flags & PF_X == 0);
         wanted.filter_map(|s| Some((s.address, range(self.image.bytes, s.offset, s.file_size)?))).collect()
     }
+}
+
+/// The addresses in the index of an unwind table, as every linker writes it: pairs of 32-bit distances from its beginning.
+fn unwind_starts(address: u64, bytes: &[u8]) -> Vec<u64> {
+    // Version 1; where the frames are, 4 bytes; how many they are, as 4 bytes without a sign; the pairs.
+    let [1, frames, 0x03, 0x3b, rest @ ..] = bytes else { return Vec::new() };
+    // Absolute or relative, with or without a sign: 4 bytes.
+    if !matches!(frames & 0x0f, 0x03 | 0x0b) {
+        return Vec::new();
+    }
+    let Some((count, pairs)) = rest.get(4..).and_then(|rest| rest.split_first_chunk::<4>()) else { return Vec::new() };
+    let count = usize::try_from(u32::from_le_bytes(*count)).unwrap_or(usize::MAX);
+    let pairs = pairs.as_chunks::<8>().0.iter().take(count);
+    pairs.map(|[a, b, c, d, ..]| address.wrapping_add_signed(i32::from_le_bytes([*a, *b, *c, *d]).into())).collect()
 }
 
 /// Where `needle` begins in `bytes`; nowhere if it is empty.

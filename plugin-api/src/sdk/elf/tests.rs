@@ -57,6 +57,38 @@ fn the_dynamic_section_is_read() {
 }
 
 #[test]
+fn functions_begin_where_the_index_and_the_unwind_information_say() {
+    let bytes = own();
+    let elf = Elf::parse(&bytes).expect("this program");
+    let indexed = elf.function_starts();
+    let frames = elf.section(".eh_frame").expect("there");
+    let described: Vec<u64> = unwind::functions(frames.address, frames.bytes).into_iter().map(|f| f.start).collect();
+    assert!(indexed.len() > 100);
+    assert_eq!(indexed, described);
+    let landmark = elf.symbol("ecapture_test_landmark").expect("there");
+    assert!(indexed.contains(&landmark.address));
+    let (base, code) = elf
+        .executable()
+        .find(|(base, code)| (*base..base + code.len() as u64).contains(&landmark.address))
+        .expect("there");
+    assert!(code.len() > 1000 && base <= landmark.address);
+}
+
+#[test]
+fn damaged_unwind_information_never_panics() {
+    let bytes = own();
+    let elf = Elf::parse(&bytes).expect("this program");
+    let frames = elf.section(".eh_frame").expect("there");
+    let whole = frames.bytes.get(..20_000.min(frames.bytes.len())).expect("as many");
+    for at in 0..2_000 {
+        let mut damaged = whole.to_vec();
+        damaged[at] ^= 0xff;
+        assert!(unwind::functions(frames.address, &damaged).len() <= whole.len() / 16);
+        assert!(unwind::functions(u64::MAX - 8, whole.get(at..).expect("as many")).len() <= whole.len() / 16);
+    }
+}
+
+#[test]
 fn what_is_not_elf_says_so() {
     assert_eq!(Elf::parse(b"#!/bin/sh").err().as_deref(), Some("not an ELF file"));
     assert!(Elf::parse(b"\x7fELF\x01\x01").err().is_some_and(|e| e.contains("32-bit")));
