@@ -1,6 +1,7 @@
 //! The version detector: from the bytes of one file to the library that it is or has inside, its version, and the functions
 //! to probe. Nothing depends on the version; it is for the user. No offset into any structure is needed.
 
+use super::stripped::{self, Found};
 use ecapture_plugin_api::sdk::elf::Elf;
 use std::collections::HashSet;
 
@@ -9,7 +10,7 @@ use std::collections::HashSet;
 pub struct Hook {
     /// Name of the program in the object.
     pub program: &'static str,
-    /// The function.
+    /// The function; only a name for people if it is at an address.
     pub symbol: &'static str,
     /// How many arguments the program reads.
     pub args: u8,
@@ -21,9 +22,20 @@ pub struct Hook {
     pub required: bool,
     /// What it and others are attached together for.
     pub group: Option<&'static str>,
+    /// Where it is.
+    pub at: Place,
+}
+
+/// Where a function is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Where the file has this name.
+    Named,
     /// It is not this function that is probed but the one behind it and this other, which puts the number of bytes where its
     /// argument 3 says.
-    pub behind: Option<&'static str>,
+    Behind(&'static str),
+    /// At this virtual address.
+    At(u64),
 }
 
 /// What was found.
@@ -79,8 +91,11 @@ const CALLS: [(&str, u8, &str); 11] = [
     ("SSL_write_ex2", 5, ABSENT),
 ];
 
-const REMEDY: &str = "if it has a TLS library inside, it is one whose functions have no names (stripped); a build that exports \
-                      SSL_read and SSL_write, or one with symbols, can be captured from";
+/// Functions after which an object is another connection: program, name, arguments, at its return.
+const REUSE: [(&str, &str, u8, bool); 2] =
+    [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
+
+const REMEDY: &str = "a build that exports SSL_read and SSL_write, or one with symbols, can be captured from";
 
 /// Nothing in particular, for what differs from it.
 const HOOK: Hook = Hook {
@@ -91,7 +106,7 @@ const HOOK: Hook = Hook {
     call: 0,
     required: false,
     group: None,
-    behind: None,
+    at: Place::Named,
 };
 
 /// A call is seen to begin and to end.
@@ -110,11 +125,22 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
     let has = |name: &str| functions.contains(name.as_bytes());
     let missing: Vec<&str> = CALLS.iter().filter(|c| c.2.is_empty() && !has(c.0)).map(|c| c.0).collect();
     if !missing.is_empty() {
-        return Err(format!("it has no function {}: {REMEDY}", missing.join(" and no function ")));
+        let without_names = |why| {
+            let missing = missing.join(" and no function ");
+            format!("it has no function {missing} by name, and none was found without: {why}; {REMEDY}")
+        };
+        return stripped::find(&elf).map(|found| without_symbols(&elf, &found)).map_err(without_names);
     }
     let (mut hooks, mut fallbacks, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for (symbol, other, group, call) in BEHIND.into_iter().filter(|b| has(b.0) && has(b.1)) {
-        hooks.extend(entry_and_return(Hook { symbol, args: 3, call, group: Some(group), behind: Some(other), ..HOOK }));
+        hooks.extend(entry_and_return(Hook {
+            symbol,
+            args: 3,
+            call,
+            group: Some(group),
+            at: Place::Behind(other),
+            ..HOOK
+        }));
     }
     for (call, (symbol, args, without)) in (1_u32..).zip(CALLS) {
         if !has(symbol) {
@@ -127,20 +153,90 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
         }
         let required = without.is_empty();
         hooks.extend(entry_and_return(Hook { symbol, args, call, required, group: Some(symbol), ..HOOK }));
-        let group =
-            served_by(symbol).filter(|group| hooks.iter().any(|h| h.behind.is_some() && h.group == Some(group)));
+        let group = served_by(symbol)
+            .filter(|group| hooks.iter().any(|h| matches!(h.at, Place::Behind(_)) && h.group == Some(group)));
         fallbacks.extend(group.map(|group| (symbol, group)));
     }
-    let reuse = [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
-    for (program, symbol, args, at_return) in reuse {
+    for (program, symbol, args, at_return) in REUSE {
         if has(symbol) {
             hooks.push(Hook { program, symbol, args, at_return, ..HOOK });
         } else {
-            notes.push(format!("no {symbol}: two connections, one after the other, may be shown as one"));
+            notes.push(no_reuse(symbol));
         }
     }
     let (product, version, how) = version(&elf);
     Ok(Detection { product, version, how, hooks, fallbacks, notes })
+}
+
+/// The plan for a file whose functions have no names.
+fn without_symbols(elf: &Elf<'_>, found: &Found) -> Detection {
+    let (mut hooks, mut notes) = (Vec::new(), Vec::new());
+    let places: Vec<String> = found.functions.iter().map(|(name, at)| format!("{name} at {at:#x}")).collect();
+    notes.push(format!("its functions have no names; found by {}: {}", found.how, places.join(", ")));
+    let at = |name: &str| found.functions.get(name).map(|address| Place::At(*address));
+    let internals = [
+        ("ssl_read_internal", "SSL_read", 3, 12, true),
+        ("ssl_peek_internal", "SSL_peek", 3, 13, false),
+        ("ssl_write_internal", "SSL_write", found.written, 14, true),
+    ];
+    for (symbol, wrapper, out, call, required) in internals {
+        if let Some(at) = at(symbol) {
+            // What a place behind wrappers would say in the top byte.
+            let call = call | u32::from(out) << 24;
+            hooks.extend(entry_and_return(Hook {
+                symbol,
+                args: out + 1,
+                call,
+                required,
+                group: Some(symbol),
+                at,
+                ..HOOK
+            }));
+        } else if let Some(at) = at(wrapper) {
+            let call = number_of(wrapper);
+            hooks.extend(entry_and_return(Hook {
+                symbol: wrapper,
+                args: 3,
+                call,
+                required,
+                group: Some(wrapper),
+                at,
+                ..HOOK
+            }));
+            if !found.boring {
+                notes.push(format!("calls of {wrapper}_ex are not seen: nothing tells where it is"));
+            }
+        }
+    }
+    for (call, (symbol, args, _)) in (1_u32..).zip(CALLS) {
+        let alone = ["SSL_read_early_data", "SSL_write_early_data", "SSL_sendfile", "SSL_do_handshake"];
+        if let Some(at) = at(symbol).filter(|_| alone.contains(&symbol)) {
+            hooks.extend(entry_and_return(Hook { symbol, args, call, group: Some(symbol), at, ..HOOK }));
+        }
+    }
+    for (program, symbol, args, at_return) in REUSE {
+        match at(symbol) {
+            Some(at) => hooks.push(Hook { program, symbol, args, at_return, at, ..HOOK }),
+            None => notes.push(no_reuse(symbol)),
+        }
+    }
+    let (product, version, how) = version(elf);
+    let (product, version, how) = match product {
+        "OpenSSL" if found.boring => {
+            ("BoringSSL", "unknown".to_owned(), "how it reports errors; it has no version of its own".to_owned())
+        }
+        _ => (product, version, how),
+    };
+    Detection { product, version, how, hooks, fallbacks: Vec::new(), notes }
+}
+
+/// Place of a function in [`CALLS`]: its `enum openssl_call`.
+fn number_of(symbol: &str) -> u32 {
+    (1..).zip(CALLS).find(|(_, call)| call.0 == symbol).map_or(0, |(number, _)| number)
+}
+
+fn no_reuse(symbol: &str) -> String {
+    format!("no {symbol}: two connections, one after the other, may be shown as one")
 }
 
 fn version(elf: &Elf<'_>) -> (&'static str, String, String) {

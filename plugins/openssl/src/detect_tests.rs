@@ -13,11 +13,12 @@ fn the_systems_library_is_told_by_its_symbols() {
     let found = detect(&bytes).unwrap();
     assert_eq!(found.product, "OpenSSL");
     assert!(found.version.starts_with("3."), "{found:?}");
-    let probed = |symbol: &str| found.hooks.iter().filter(|h| h.symbol == symbol && h.behind.is_none()).count();
+    let probed = |symbol: &str| found.hooks.iter().filter(|h| h.symbol == symbol && h.at == Place::Named).count();
     assert_eq!((probed("SSL_read"), probed("SSL_write"), probed("SSL_new"), probed("SSL_clear")), (2, 2, 1, 1));
     assert_eq!(probed("SSL_write_ex") + probed("SSL_write_ex2"), 2, "one of the two, never both");
     assert_eq!(found.notes, Vec::<String>::new());
-    let behind: Vec<&str> = found.hooks.iter().filter(|h| h.behind.is_some()).filter_map(|h| h.group).collect();
+    let behind: Vec<&str> =
+        found.hooks.iter().filter(|h| matches!(h.at, Place::Behind(_))).filter_map(|h| h.group).collect();
     assert_eq!(behind, ["read", "read", "peek", "peek", "write", "write"]);
     let stand_in = |symbol: &str| found.fallbacks.iter().any(|f| f.0 == symbol);
     assert!(stand_in("SSL_write") && stand_in("SSL_peek_ex") && !stand_in("SSL_write_early_data"), "{found:?}");

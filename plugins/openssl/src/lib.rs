@@ -4,14 +4,18 @@
 //! | file | what |
 //! |---|---|
 //! | `detect` | the version detector: which library a file is or has inside, and which of its functions are probed |
+//! | `stripped`, `code` | where the functions are in a file without names |
 //! | `record` | the kernel side's messages, read from bytes |
 //! | `output` | how they are shown |
 //! | here | the module's interface: the plan, the glue |
 
+mod code;
 mod detect;
 mod output;
 mod record;
+mod stripped;
 
+use detect::Place;
 use ecapture_plugin_api::plan::{AttachKind, Attachment, Behind, WrapperArgument};
 use ecapture_plugin_api::sdk::{
     Config, Configured, Decode, Detected, DetectedVersion, Error, Host, Locator, Module, Object, Out, Probe, ProbeKind,
@@ -61,9 +65,10 @@ fn plan(detection: detect::Detection) -> Detected {
         object: OBJECT.to_owned(),
         program: hook.program.to_owned(),
         kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
-        at: match hook.behind {
-            None => Locator::Symbol(hook.symbol.to_owned()),
-            Some(other) => Locator::Behind(Behind {
+        at: match hook.at {
+            Place::Named => Locator::Symbol(hook.symbol.to_owned()),
+            Place::At(address) => Locator::FunctionAt(address),
+            Place::Behind(other) => Locator::Behind(Behind {
                 wrappers: vec![hook.symbol.to_owned(), other.to_owned()],
                 args: 3,
                 buffer: 1,
