@@ -13,6 +13,7 @@ mod prepare;
 pub mod replay;
 mod rotation;
 mod session;
+mod sift;
 mod watch;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use prepare::{Prepared, Request, prepare};
 pub(crate) mod explained {
     pub use super::filters::group_paths;
     pub use super::prepare::{Examined, examine, target_remedy};
+    pub use super::sift::of_processes as inside;
     pub use super::watch::init as init_log;
 }
 

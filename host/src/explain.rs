@@ -7,7 +7,7 @@ mod show;
 mod verdict;
 
 use crate::broker::Asked;
-use crate::broker::explained::{Examined, examine, group_paths, init_log, target_remedy};
+use crate::broker::explained::{Examined, examine, group_paths, init_log, inside, target_remedy};
 use crate::cli::RunOptions;
 use crate::failure::{Exit, Failure};
 use crate::sandbox::privileges;
@@ -58,10 +58,12 @@ pub async fn look(asked: &Asked, options: &RunOptions, pids: &[u32]) -> Result<T
         return Err(failed(TargetError::NoProcess(*gone)));
     }
     let filters = Filters::new(options, group_paths(options)?);
-    let mut files = Files::new(&manifest.targets, &asked.options.targets).map_err(failed)?;
     let me = std::process::id();
     let looked_at =
         if pids.is_empty() { process::all().into_iter().filter(|pid| *pid != me).collect() } else { pids.to_vec() };
+    let inside =
+        if asked.options.targets.is_empty() { inside(&manifest.targets, &looked_at).await } else { Vec::new() };
+    let mut files = Files::new(&manifest.targets, &asked.options.targets, inside).map_err(failed)?;
     let mut processes: Vec<Process> = Vec::new();
     for pid in looked_at {
         // One that ends meanwhile uses nothing.

@@ -131,13 +131,22 @@ pub enum ToWorker {
     Finish,
 }
 
-/// First message to a scout; its one descriptor is the target.
+/// First message to a scout.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ScoutStart {
     /// User and group to become.
     pub identity: crate::sandbox::Identity,
-    /// What to place.
-    pub request: ScoutRequest,
+    /// What to do.
+    pub job: ScoutJob,
+}
+
+/// What a scout does.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ScoutJob {
+    /// Finds places for probes in the one file that comes along.
+    Place(ScoutRequest),
+    /// Says which of the files that come along have one of these texts in them.
+    Sift(Vec<String>),
 }
 
 /// What a scout says.
@@ -147,6 +156,8 @@ pub enum FromScout {
     Boundary(BoundaryReport),
     /// The places found and proven.
     Answer(ScoutAnswer),
+    /// For each file that was handed over, whether it has one of the texts; or why it can't be read.
+    Sifted(Vec<Result<bool, String>>),
     /// The file cannot be used at all.
     Failed(String),
 }

@@ -13,6 +13,7 @@
 //! - `instruction`: what the kernel does with a breakpoint on an instruction.
 //! - `walk`, `tables`, `sweep`, `exits`: which points see the event exactly once, and undisturbed.
 //! - `strings`; `wrap`, `paths`, `values`, `stubs`: functions without a name, by what they are told or by their wrappers.
+//! - `sift`: which files have a text in them; no more is understood of those.
 //! - `place`: puts it together; `proof`: checks every offset again before it leaves.
 //!
 //! Nothing here attaches anything, reads other files or starts processes.
@@ -26,6 +27,7 @@ mod paths;
 mod place;
 pub mod plan;
 mod proof;
+mod sift;
 mod strings;
 mod stubs;
 mod sweep;

@@ -14,10 +14,10 @@ use super::plan::{self, AttachPlan, Objects};
 use crate::bpf::ObjectSpec;
 use crate::failure::{Exit, Failure};
 use crate::module::Loaded;
-use crate::protocol::{FromScout, FromWorker, ScoutStart, WorkerJob, WorkerStart};
+use crate::protocol::{FromScout, FromWorker, ScoutJob, ScoutStart, WorkerJob, WorkerStart};
 use crate::sandbox::{self, Identity, Role};
 use crate::scout::ScoutAnswer;
-use crate::target::{FileId, Found, Later, discover};
+use crate::target::{FileId, Found, Later, discover, process};
 
 /// For loading a module, `configure` and all of `detect`; a module that takes longer hangs.
 const DETECT_PATIENCE: Duration = Duration::from_secs(20);
@@ -87,7 +87,8 @@ pub struct Request<'a> {
 pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared, Failure> {
     let manifest = &module.manifest;
     let name = &manifest.module.name;
-    let found = discover(&manifest.targets, request.targets, request.pids, request.later)
+    let inside = inside(module, request).await;
+    let found = discover(&manifest.targets, request.targets, request.pids, inside, request.later)
         .map_err(|e| Failure::new("E-TARGET", format!("{name}: {e}")).remedy(target_remedy(module)))?;
     let (ready, detected) = configure(module, request.config, &found).await?;
 
@@ -112,6 +113,16 @@ pub async fn prepare(module: &Loaded, request: &Request<'_>) -> Result<Prepared,
         return Err(Failure::new("E-DETECT", text));
     }
     Ok(Prepared { ready, targets, unusable: ids })
+}
+
+/// Files that are targets by what is in them, where they have to be known before anything is attached: of processes that were
+/// named, or if nothing is looked for later. Else they are looked for while the capture runs.
+async fn inside(module: &Loaded, request: &Request<'_>) -> Vec<Found> {
+    if !request.targets.is_empty() || (request.pids.is_empty() && request.later.files) {
+        return Vec::new();
+    }
+    let pids = if request.pids.is_empty() { process::all() } else { process::with_children(request.pids) };
+    super::sift::of_processes(&module.manifest.targets, &pids).await
 }
 
 /// Has the module configured, and asked about each file.
@@ -304,7 +315,7 @@ async fn look(found: Found, number: u32, detected: Detected, ready: &Ready, name
     let failed =
         |e: plan::PlanError| Failure::new("E-PLAN", format!("module {name} in {path}: {e}")).exit(Exit::Refused);
     let request = plan::request(&detected, &ready.configured, &ready.objects).map_err(failed)?;
-    let start = ScoutStart { identity: ready.identity, request };
+    let start = ScoutStart { identity: ready.identity, job: ScoutJob::Place(request) };
     let mut scout = Attended::start(Role::Scout, format!("scout of {path}"), &start, &[found.file.as_fd()])?;
     let (mut answer, mut refused) = (None, None);
     let talk = async {
@@ -313,6 +324,7 @@ async fn look(found: Found, number: u32, detected: Detected, ready: &Ready, name
                 FromScout::Boundary(report) => super::watch::boundary("scout", &report),
                 FromScout::Answer(places) => answer = Some(places),
                 FromScout::Failed(why) => refused = Some(why),
+                FromScout::Sifted(_) => {}
             }
         }
     };

@@ -182,7 +182,7 @@ enum Happened {
     Collector(Option<FromCollector>),
     Worker(usize, Option<FromWorker>),
     Notices(Vec<Notice>),
-    Looked(Box<Looked>),
+    Looked(Option<Box<Looked>>),
     RestartDue(usize),
     Tick,
 }
@@ -261,7 +261,7 @@ impl Session {
                 message = self.collector.receive() => Happened::Collector(message),
                 (index, message) = next_word(&mut self.captures, self.turn) => Happened::Worker(index, message),
                 notices = self.filters.notices() => Happened::Notices(notices),
-                looked = self.discovery.looked() => Happened::Looked(Box::new(looked)),
+                looked = self.discovery.looked() => Happened::Looked(looked.map(Box::new)),
                 index = at(restart), if restart.is_some() => Happened::RestartDue(index),
                 _ = tick.tick() => Happened::Tick,
             };
@@ -283,7 +283,7 @@ impl Session {
                     }
                 }
                 Happened::Notices(notices) => self.heard(&notices),
-                Happened::Looked(looked) => self.looked(*looked),
+                Happened::Looked(looked) => looked.into_iter().for_each(|looked| self.looked(*looked)),
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;

@@ -56,16 +56,17 @@ pub struct Files<'t> {
     targets: &'t [Target],
     given: bool,
     found: Vec<Found>,
-    /// Files that were found by themselves, not through a process.
+    /// Files that were found by themselves, or by what is in them, not by the name that a process has for them.
     own: usize,
     stems: Vec<String>,
 }
 
 impl<'t> Files<'t> {
-    /// Those that were given, or those in the usual places.
-    pub fn new(targets: &'t [Target], given: &[PathBuf]) -> Result<Self, TargetError> {
+    /// Those that were given, or those in the usual places and those that are targets by what is `inside`.
+    pub fn new(targets: &'t [Target], given: &[PathBuf], inside: Vec<Found>) -> Result<Self, TargetError> {
         let explicit = given.iter().map(|path| explicit_file(targets, path)).collect::<Result<Vec<_>, _>>()?;
-        let first = if given.is_empty() { in_usual_places(targets) } else { explicit };
+        let mut first = if given.is_empty() { in_usual_places(targets) } else { explicit };
+        first.extend(inside);
         let mut files = Self { targets, given: !given.is_empty(), found: Vec::new(), own: 0, stems: stems(targets) };
         for one in first {
             let _ = files.add(one);
@@ -251,6 +252,7 @@ mod tests {
         let target = |kind, names: &[&str], sonames: &[&str]| Target {
             kind,
             names: names.iter().map(ToString::to_string).collect(),
+            contains: Vec::new(),
             sonames: sonames.iter().map(ToString::to_string).collect(),
             paths: Vec::new(),
             option: None,

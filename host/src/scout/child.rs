@@ -1,7 +1,9 @@
-//! The scout as a process: gives everything up, then looks at the one file that it was handed.
+//! The scout as a process: gives everything up, then looks at the files that it was handed.
+
+use std::os::fd::OwnedFd;
 
 use crate::protocol::control::Control;
-use crate::protocol::{FromScout, ScoutStart};
+use crate::protocol::{FromScout, ScoutJob, ScoutStart};
 use crate::sandbox::{self, Entry, Limits, Role, child, memfd};
 
 /// Entry point of the role.
@@ -20,21 +22,34 @@ pub fn main(broker: u32) -> i32 {
 }
 
 fn run(broker: u32) -> Result<FromScout, String> {
-    let (text, fds) = child::receive_start().map_err(|e| e.to_string())?;
+    let (text, files) = child::receive_start().map_err(|e| e.to_string())?;
     let start: ScoutStart = serde_json::from_slice(&text).map_err(|e| format!("start message: {e}"))?;
-    let file = fds.into_iter().next().ok_or("start message: no file")?;
-    let size = memfd::file_size(&file).map_err(|e| e.to_string())?;
+    let largest = match start.job {
+        ScoutJob::Place(_) => files.first().map_or(Ok(0), memfd::file_size).map_err(|e| e.to_string())?,
+        // Read piece by piece.
+        ScoutJob::Sift(_) => 0,
+    };
     let boundary = sandbox::enter(&Entry {
         role: Role::Scout,
         broker_pid: broker,
         identity: start.identity,
         // The analysis of a program keeps tables that grow with its code.
-        limits: Limits::of(Role::Scout, size.saturating_mul(3), 1),
+        limits: Limits::of(Role::Scout, largest.saturating_mul(3), files.len()),
         preload: &[],
         readable: None,
     })
     .map_err(|e| e.to_string())?;
     Control::say(&FromScout::Boundary(boundary.report().clone()));
-    let bytes = memfd::map_file(&file).map_err(|e| format!("cannot map it: {e}"))?;
-    Ok(FromScout::Answer(super::analyse(&bytes, &start.request)))
+    match start.job {
+        ScoutJob::Place(request) => {
+            let file = files.first().ok_or("start message: no file")?;
+            let bytes = memfd::map_file(file).map_err(|e| format!("cannot map it: {e}"))?;
+            Ok(FromScout::Answer(super::analyse(&bytes, &request)))
+        }
+        ScoutJob::Sift(texts) => Ok(FromScout::Sifted(files.into_iter().map(|file| sift(file, &texts)).collect())),
+    }
+}
+
+fn sift(file: OwnedFd, texts: &[String]) -> Result<bool, String> {
+    super::sift::contains(std::fs::File::from(file), texts).map_err(|e| e.to_string())
 }

@@ -156,7 +156,7 @@ pub enum TargetError {
 }
 
 /// Finds the files that a module's targets mean. `explicit` are paths from the command line, `pids` the processes asked
-/// for (empty: all). Empty only if something may come `later`.
+/// for (empty: all), `inside` files that are targets by what is in them. Empty only if something may come `later`.
 ///
 /// # Errors
 /// The first thing asked for by the user that cannot be had; or that there is nothing.
@@ -164,6 +164,7 @@ pub fn discover(
     targets: &[Target],
     explicit: &[PathBuf],
     pids: &[u32],
+    inside: Vec<Found>,
     later: Later,
 ) -> Result<Vec<Found>, TargetError> {
     let mut found = Vec::new();
@@ -174,9 +175,10 @@ pub fn discover(
         return Ok(found);
     }
     for &pid in pids {
-        let here = of_named_process(targets, pid, later)?;
+        let here = of_named_process(targets, pid, &inside, later)?;
         here.into_iter().for_each(|one| add(&mut found, one));
     }
+    inside.into_iter().for_each(|one| add(&mut found, one));
     if !pids.is_empty() {
         return Ok(found);
     }
@@ -226,15 +228,16 @@ pub fn fits(targets: &[Target], pid: u32) -> bool {
 }
 
 /// A process that the user named: what does not fit is an error, not a miss, unless it may still come.
-fn of_named_process(targets: &[Target], pid: u32, later: Later) -> Result<Vec<Found>, TargetError> {
+fn of_named_process(targets: &[Target], pid: u32, inside: &[Found], later: Later) -> Result<Vec<Found>, TargetError> {
     if !process::exists(pid) {
         return Err(TargetError::NoProcess(pid));
     }
     let exe = process::exe_path(pid).map_err(|source| TargetError::Process { pid, source })?;
     // Children count as well (a shell that starts the server), and they may be there already.
-    let found: Vec<Found> =
-        process::with_children(&[pid]).into_iter().flat_map(|pid| of_process(targets, pid)).collect();
-    if found.is_empty() && !(later.files && later.children) {
+    let all = process::with_children(&[pid]);
+    let found: Vec<Found> = all.iter().flat_map(|pid| of_process(targets, *pid)).collect();
+    let inside = inside.iter().any(|f| f.pid.is_some_and(|pid| all.contains(&pid)));
+    if found.is_empty() && !inside && !(later.files && later.children) {
         return Err(TargetError::NotUsed { pid, exe: exe.display().to_string(), wanted: wanted(targets) });
     }
     Ok(found)
@@ -268,6 +271,43 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
     found
 }
 
+/// Texts, one of which a file must have in it to be a target under any name: a program, or a library.
+#[must_use]
+pub fn contained(targets: &[Target], program: bool) -> Vec<String> {
+    let of_kind = targets.iter().filter(|t| (t.kind == TargetKind::Executable) == program);
+    of_kind.flat_map(|t| t.contains.iter().cloned()).collect()
+}
+
+/// A file that may be a target by what is in it.
+#[derive(Debug)]
+pub struct Unnamed {
+    /// Device and inode, as the process's mapping has them.
+    pub id: (u64, u64),
+    /// The file.
+    pub found: Found,
+}
+
+/// What this process runs or maps under a name that no target has, and what may be one by what is in it. `fresh` says of device
+/// and inode whether the file is to be looked at: not every file is opened at every look.
+pub fn unnamed(targets: &[Target], pid: u32, mut fresh: impl FnMut((u64, u64)) -> bool) -> Vec<Unnamed> {
+    let wanted =
+        |program: bool| targets.iter().any(|t| (t.kind == TargetKind::Executable) == program && !t.contains.is_empty());
+    let mut found = Vec::new();
+    let (true, Ok(exe)) = (wanted(true) || wanted(false), process::exe_path(pid)) else { return found };
+    let named =
+        |path: &Path, program: bool| targets.iter().any(|t| names(if program { &t.names } else { &t.sonames }, path));
+    for mapped in process::mapped_files(pid) {
+        let program = mapped.path == exe;
+        if !wanted(program) || named(&mapped.path, program) || !fresh(mapped.id) {
+            continue;
+        }
+        let file = if program { process::open_exe(pid) } else { open(&mapped.through) };
+        let file = file.ok().and_then(|file| keep(file, mapped.path, &format!("process {pid}"), program, Some(pid)));
+        found.extend(file.map(|found| Unnamed { id: mapped.id, found }));
+    }
+    found
+}
+
 /// Whether the last part of the path is one of these names, which may end with a `*`.
 #[must_use]
 pub fn names(wanted: &[String], path: &Path) -> bool {
@@ -283,7 +323,9 @@ pub fn names(wanted: &[String], path: &Path) -> bool {
 pub fn wanted(targets: &[Target]) -> String {
     let names: BTreeSet<&str> =
         targets.iter().flat_map(|t| t.names.iter().chain(&t.sonames)).map(String::as_str).collect();
-    names.into_iter().collect::<Vec<_>>().join(", ")
+    let contained: BTreeSet<&str> = targets.iter().flat_map(|t| &t.contains).map(String::as_str).collect();
+    let names = names.into_iter().map(str::to_owned);
+    names.chain(contained.into_iter().map(|text| format!("files with {text:?} in them"))).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens without ever waiting: a pipe or a device in place of a file must not hold us up.
@@ -317,6 +359,7 @@ mod tests {
             kind: TargetKind::Executable,
             names: names.iter().map(ToString::to_string).collect(),
             sonames: Vec::new(),
+            contains: Vec::new(),
             paths: paths.iter().map(ToString::to_string).collect(),
             option: None,
         }]
@@ -324,16 +367,17 @@ mod tests {
 
     #[test]
     fn an_explicit_path_wins_over_everything() {
-        let found = discover(&executables(&["nothing"], &[]), &["/bin/true".into()], &[], Later::default()).unwrap();
+        let found = discover(&executables(&["nothing"], &[]), &["/bin/true".into()], &[], Vec::new(), Later::default())
+            .unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].how, "given");
     }
 
     #[test]
     fn says_what_is_wrong_with_an_explicit_path() {
-        let missing = discover(&[], &["/nowhere/at/all".into()], &[], Later::default()).unwrap_err();
+        let missing = discover(&[], &["/nowhere/at/all".into()], &[], Vec::new(), Later::default()).unwrap_err();
         assert!(matches!(missing, TargetError::Open { .. }), "{missing}");
-        let directory = discover(&[], &["/".into()], &[], Later::default()).unwrap_err();
+        let directory = discover(&[], &["/".into()], &[], Vec::new(), Later::default()).unwrap_err();
         assert!(matches!(directory, TargetError::NotRegular { .. }), "{directory}");
     }
 
@@ -343,37 +387,67 @@ mod tests {
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "x").unwrap();
         fs::hard_link(&a, &b).unwrap();
-        assert_eq!(discover(&[], &[a, b], &[], Later::default()).unwrap().len(), 1);
+        assert_eq!(discover(&[], &[a, b], &[], Vec::new(), Later::default()).unwrap().len(), 1);
     }
 
     #[test]
     fn finds_the_executable_of_a_running_process() {
         let me = std::env::current_exe().unwrap();
         let name = me.file_name().unwrap().to_str().unwrap();
-        let found = discover(&executables(&[name], &[]), &[], &[std::process::id()], Later::default()).unwrap();
+        let found =
+            discover(&executables(&[name], &[]), &[], &[std::process::id()], Vec::new(), Later::default()).unwrap();
         assert_eq!(found[0].path, me);
     }
 
     #[test]
     fn a_process_that_does_not_fit_is_an_error_that_names_it() {
         let error =
-            discover(&executables(&["mariadbd"], &[]), &[], &[std::process::id()], Later::default()).unwrap_err();
+            discover(&executables(&["mariadbd"], &[]), &[], &[std::process::id()], Vec::new(), Later::default())
+                .unwrap_err();
         assert!(error.to_string().contains("mariadbd"), "{error}");
-        assert!(matches!(discover(&[], &[], &[u32::MAX], Later::default()).unwrap_err(), TargetError::NoProcess(_)));
+        assert!(matches!(
+            discover(&[], &[], &[u32::MAX], Vec::new(), Later::default()).unwrap_err(),
+            TargetError::NoProcess(_)
+        ));
     }
 
     #[test]
     fn nothing_found_says_what_was_looked_for_and_where_unless_it_may_come() {
         let nothing = executables(&["no-such-program"], &["/no/such/path"]);
-        let text = discover(&nothing, &[], &[], Later::default()).unwrap_err().to_string();
+        let text = discover(&nothing, &[], &[], Vec::new(), Later::default()).unwrap_err().to_string();
         assert!(text.contains("no-such-program") && text.contains("/no/such/path"), "{text}");
         let (files, all) = (Later { files: true, children: false }, Later { files: true, children: true });
-        assert!(discover(&nothing, &[], &[], files).unwrap().is_empty());
+        assert!(discover(&nothing, &[], &[], Vec::new(), files).unwrap().is_empty());
         let me = [std::process::id()];
-        assert!(matches!(discover(&nothing, &[], &me, files), Err(TargetError::NotUsed { .. })));
-        assert!(discover(&nothing, &[], &me, all).unwrap().is_empty());
+        assert!(matches!(discover(&nothing, &[], &me, Vec::new(), files), Err(TargetError::NotUsed { .. })));
+        assert!(discover(&nothing, &[], &me, Vec::new(), all).unwrap().is_empty());
         // A file that was named is there or is not.
-        assert!(discover(&nothing, &["/no/such/path".into()], &[], all).is_err());
+        assert!(discover(&nothing, &["/no/such/path".into()], &[], Vec::new(), all).is_err());
+    }
+
+    #[test]
+    fn files_without_a_name_are_those_that_no_target_names_and_each_once() {
+        let me = std::process::id();
+        let target = |kind, names: &[&str], sonames: &[&str]| Target {
+            kind,
+            sonames: sonames.iter().map(ToString::to_string).collect(),
+            contains: vec!["some text".to_owned()],
+            ..executables(names, &[]).remove(0)
+        };
+        let paths = |targets: &[Target]| -> Vec<(bool, String)> {
+            let found = unnamed(targets, me, |_| true);
+            found.into_iter().map(|f| (f.found.program, f.found.path.display().to_string())).collect()
+        };
+        let exe = std::env::current_exe().unwrap();
+        let program = target(TargetKind::Executable, &[], &[]);
+        assert_eq!(paths(std::slice::from_ref(&program)), [(true, exe.display().to_string())]);
+        assert!(paths(&executables(&[], &[])).is_empty(), "nothing is asked about what is in files");
+        let named = target(TargetKind::Executable, &[exe.file_name().unwrap().to_str().unwrap()], &[]);
+        assert!(paths(&[named]).is_empty(), "it has a name already");
+        let libraries = paths(&[target(TargetKind::Library, &[], &["libc.so.*"])]);
+        assert!(libraries.iter().all(|(program, path)| !program && !path.contains("libc.so")), "{libraries:?}");
+        assert!(!libraries.is_empty(), "the loader, for one");
+        assert!(unnamed(&[program], me, |_| false).is_empty());
     }
 
     #[test]

@@ -100,6 +100,9 @@ pub struct Mapped {
     pub through: PathBuf,
     /// It is no longer at its path.
     pub deleted: bool,
+    /// Device and inode, as the mapping has them: what tells files from one another, if not across file systems that are laid over
+    /// one another.
+    pub id: (u64, u64),
 }
 
 /// Files that the process maps executable.
@@ -117,8 +120,13 @@ pub fn mapped_files(pid: u32) -> Vec<Mapped> {
             let mut words = line.splitn(6, ' ').filter(|w| !w.is_empty());
             let range = words.next()?;
             let executable = words.next()?.as_bytes().get(2) == Some(&b'x');
+            let device = words.nth(1).and_then(|device| device.split_once(':'));
+            let half = |hex: &str| u64::from_str_radix(hex, 16).ok();
+            let device = device.and_then(|(major, minor)| Some(half(major)? << 32 | half(minor)?));
+            let inode = words.next().and_then(|inode| inode.parse().ok());
             let path = line.find('/').map(|at| &line[at..])?;
-            executable.then(|| mapped(pid, range, path))
+            let id = device.zip(inode).unwrap_or_default();
+            executable.then(|| Mapped { id, ..mapped(pid, range, path) })
         })
         .collect();
     files.sort();
@@ -132,9 +140,9 @@ fn mapped(pid: u32, range: &str, path: &str) -> Mapped {
         // A file may be called so.
         Some(gone) if !through.exists() => {
             let through = format!("/proc/{pid}/map_files/{range}").into();
-            Mapped { path: gone.into(), through, deleted: true }
+            Mapped { path: gone.into(), through, deleted: true, id: (0, 0) }
         }
-        _ => Mapped { path: path.into(), through, deleted: false },
+        _ => Mapped { path: path.into(), through, deleted: false, id: (0, 0) },
     }
 }
 
@@ -190,6 +198,8 @@ mod tests {
         let files = mapped_files(std::process::id());
         let libc = files.iter().find(libc).unwrap();
         assert!(!libc.deleted && libc.through.exists(), "{libc:?}");
+        let meta = fs::metadata(&libc.through).unwrap();
+        assert_eq!(libc.id.1, std::os::unix::fs::MetadataExt::ino(&meta));
     }
 
     #[test]

@@ -138,12 +138,16 @@ fn read_kernel(root: &Section<'_>) -> Result<Kernel> {
     })
 }
 
+/// Texts of one `contains`, and the length of one in bytes: each costs a pass over every file.
+const MAX_CONTAINED: usize = 8;
+const MIN_CONTAINED: usize = 6;
+
 fn read_targets(root: &Section<'_>) -> Result<Vec<Target>> {
     root.tables("target", MAX_PARTS)?.iter().map(read_target).collect()
 }
 
 fn read_target(section: &Section<'_>) -> Result<Target> {
-    section.only(&["kind", "names", "sonames", "paths", "option"])?;
+    section.only(&["kind", "names", "sonames", "contains", "paths", "option"])?;
     let kind =
         section.need("kind")?.one_of(&[("executable", TargetKind::Executable), ("library", TargetKind::Library)])?;
     let file_name = |f: &Field<'_>| {
@@ -164,6 +168,11 @@ fn read_target(section: &Section<'_>) -> Result<Target> {
             }
             Ok(name)
         })?,
+        contains: section.list("contains", MAX_CONTAINED, |f| {
+            let text = f.line_of_text(MAX_TEXT)?;
+            let short = text.len() < MIN_CONTAINED;
+            if short { Err(f.error(format!("{} is too short to tell anything", quote(&text)))) } else { Ok(text) }
+        })?,
         paths: section.list("paths", MAX_LIST, |f| {
             let path = f.line_of_text(super::MAX_HELP)?;
             let plain = path.starts_with('/') && !path.split('/').any(|part| part == "..");
@@ -174,8 +183,9 @@ fn read_target(section: &Section<'_>) -> Result<Target> {
     if kind == TargetKind::Executable && !target.sonames.is_empty() {
         return Err(section.error_at("sonames", "an executable has none; use names"));
     }
-    if target.names.is_empty() && target.sonames.is_empty() && target.paths.is_empty() && target.option.is_none() {
-        return Err(section.error("one of names, sonames, paths and option must be given"));
+    let by_name = !target.names.is_empty() || !target.sonames.is_empty() || !target.paths.is_empty();
+    if !by_name && target.contains.is_empty() && target.option.is_none() {
+        return Err(section.error("one of names, sonames, contains, paths and option must be given"));
     }
     Ok(target)
 }

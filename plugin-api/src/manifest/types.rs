@@ -69,10 +69,13 @@ pub struct Kernel {
 pub struct Target {
     /// Executable or library. Required.
     pub kind: TargetKind,
-    /// Base names of the file. At least one of `names`, `sonames`, `paths` is given.
+    /// Base names of the file. At least one of `names`, `sonames`, `contains`, `paths` is given.
     pub names: Vec<String>,
     /// For libraries: names they may have, `libssl.so.3`; a last `*` stands for anything.
     pub sonames: Vec<String>,
+    /// Texts, one of which a file of this kind has somewhere in its bytes: then it is a target whatever its name. For what is
+    /// built into many programs. Every file that a process runs or maps is looked through once.
+    pub contains: Vec<String>,
     /// Usual absolute paths, tried when no process runs it.
     pub paths: Vec<String>,
     /// Name of the `path` option that gives the file explicitly. Default: none.

@@ -6,7 +6,7 @@
 //! finds libraries. It is then asked about in a throw-away worker and placed by a scout, as at the start, beside the
 //! running capture; a few at a time, so that a file on which the module hangs holds up no other.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,6 +18,7 @@ use super::capture::Capture;
 use crate::broker::Asked;
 use crate::broker::filters::{Filters, Notice};
 use crate::broker::prepare::{Target, prepare_later};
+use crate::broker::sift;
 use crate::failure::Failure;
 use crate::target::discover::{self, MAX_TARGETS};
 use crate::target::{FileId, Found, process};
@@ -34,10 +35,31 @@ const WAITING: usize = 256;
 const WALK_EVERY: Duration = Duration::from_secs(2);
 /// How long one step of a walk may take, twice a second: 2 % of a processor.
 const WALK_STEP: Duration = Duration::from_millis(10);
+/// The same, of the first walk: nothing is captured yet of what it finds.
+const FIRST_WALK_STEP: Duration = Duration::from_millis(50);
 /// Programs that were started a moment ago and may not have mapped their libraries yet, at most.
 const YOUNG: usize = 4096;
 /// After this a program has mapped what it was linked with.
 const GROWN: Duration = Duration::from_millis(50);
+
+/// Files of which device and inode are remembered, so that each is looked through once.
+const REMEMBERED: usize = 1 << 16;
+/// Files that wait to be looked through, at most; those beyond are found again by the walk.
+const UNSIFTED: usize = 256;
+
+/// Module, device and inode.
+type Key = (usize, (u64, u64));
+
+/// A file that may be a target by what is in it.
+struct Unsifted {
+    index: usize,
+    key: Key,
+    found: Found,
+    since_ns: Option<u64>,
+}
+
+/// Those that are, of one batch.
+type Sifting = Pin<Box<dyn Future<Output = Vec<Unsifted>>>>;
 
 /// A file that is being looked at.
 type Look = Pin<Box<dyn Future<Output = Result<Target, Failure>>>>;
@@ -79,7 +101,15 @@ pub struct Discovery {
     young: VecDeque<(Instant, Notice)>,
     walk: VecDeque<u32>,
     walk_began: Option<Instant>,
+    /// The first one is over.
+    walked: bool,
     overflowed: u64,
+    /// Files that have been or will be looked through, and what those are that are targets.
+    sifted: HashMap<Key, Option<FileId>>,
+    unsifted: VecDeque<Unsifted>,
+    sifting: Option<Sifting>,
+    /// Targets by what is in them, to be looked at next.
+    passed: Vec<Unsifted>,
     allowance: (f64, Instant),
 }
 
@@ -111,7 +141,12 @@ impl Discovery {
             young: VecDeque::new(),
             walk: VecDeque::new(),
             walk_began: None,
+            walked: false,
             overflowed: 0,
+            sifted: HashMap::new(),
+            unsifted: VecDeque::new(),
+            sifting: None,
+            passed: Vec::new(),
             allowance: (LOOKS, Instant::now()),
         }
     }
@@ -151,13 +186,15 @@ impl Discovery {
             if self.walk_began.is_some_and(|began| now.duration_since(began) < WALK_EVERY) {
                 return;
             }
+            self.walked = self.walk_began.is_some();
             if let Some(began) = self.walk_began {
                 captures.iter_mut().for_each(|c| c.let_go(began));
             }
             self.walk = process::all().into();
             self.walk_began = Some(now);
         }
-        while now.elapsed() < WALK_STEP
+        let step = if self.walked { WALK_STEP } else { FIRST_WALK_STEP };
+        while now.elapsed() < step
             && let Some(pid) = self.walk.pop_front()
         {
             self.process(pid, None, captures, filters);
@@ -178,6 +215,7 @@ impl Discovery {
                     let since_ns = if capture.knows(&one.identity) { None } else { since_ns.or_else(began) };
                     self.found(index, one, since_ns, capture);
                 }
+                self.unnamed(index, pid, since_ns, capture);
                 continue;
             }
             // Where the user named the files a process cannot bring others: what it uses of them is noted, and when a program of
@@ -187,6 +225,39 @@ impl Discovery {
                 capture.places(false).into_iter().for_each(|one| self.found(index, one, since_ns, capture));
             }
         }
+    }
+
+    /// What the process uses under other names: each file is looked through once.
+    fn unnamed(&mut self, index: usize, pid: u32, since_ns: Option<u64>, capture: &mut Capture) {
+        if self.sifted.len() >= REMEMBERED {
+            self.sifted.clear();
+        }
+        let mut fresh = Vec::new();
+        let (sifted, mut room) = (&self.sifted, UNSIFTED.saturating_sub(self.unsifted.len()));
+        let found = discover::unnamed(&capture.wanted.clone(), pid, |id| match sifted.get(&(index, id)) {
+            // In use, whatever it is called.
+            Some(target) => {
+                target.iter().for_each(|id| _ = capture.knows(id));
+                false
+            }
+            None if room == 0 || fresh.contains(&id) => false,
+            None => {
+                room -= 1;
+                fresh.push(id);
+                true
+            }
+        });
+        for one in found {
+            let began = || process::started_ns(pid).filter(|began| *began > self.began_ns);
+            let since_ns = since_ns.or_else(began);
+            let unsifted = Unsifted { index, key: (index, one.id), found: one.found, since_ns };
+            // What was started a moment ago first: it is running, and nothing is captured.
+            match since_ns {
+                Some(_) => self.unsifted.push_front(unsifted),
+                None => self.unsifted.push_back(unsifted),
+            }
+        }
+        self.sifted.extend(fresh.into_iter().map(|id| ((index, id), None)));
     }
 
     fn found(&mut self, index: usize, found: Found, since_ns: Option<u64>, capture: &mut Capture) {
@@ -207,14 +278,32 @@ impl Discovery {
         self.waiting.push_back(Waiting { index, found, since_ns });
     }
 
-    /// The next file that was looked at; waits until there is one.
-    pub async fn looked(&mut self) -> Looked {
+    /// Files that were found to be targets by what is in them: to be looked at as any other.
+    fn take_passed(&mut self, captures: &mut [Capture]) {
+        for Unsifted { index, key, found, since_ns } in std::mem::take(&mut self.passed) {
+            self.sifted.insert(key, Some(found.identity));
+            if let Some(capture) = captures.get_mut(index) {
+                self.found(index, found, since_ns, capture);
+            }
+        }
+    }
+
+    /// The next file that was looked at; waits until there is one, or until files were looked through (`None`): then
+    /// [`Discovery::begin`] goes on.
+    pub async fn looked(&mut self) -> Option<Looked> {
         std::future::poll_fn(|context| {
+            if let Some(sifting) = &mut self.sifting
+                && let Poll::Ready(passed) = sifting.as_mut().poll(context)
+            {
+                self.sifting = None;
+                self.passed.extend(passed);
+                return Poll::Ready(None);
+            }
             for at in 0..self.looking.len() {
                 let Some(looking) = self.looking.get_mut(at) else { continue };
                 if let Poll::Ready(result) = looking.look.as_mut().poll(context) {
                     let Looking { index, number, id, since_ns, .. } = self.looking.swap_remove(at);
-                    return Poll::Ready(Looked { index, number, id, since_ns, result });
+                    return Poll::Ready(Some(Looked { index, number, id, since_ns, result }));
                 }
             }
             Poll::Pending
@@ -222,8 +311,35 @@ impl Discovery {
         .await
     }
 
+    /// Starts to look through files that wait for it, one batch at a time.
+    fn begin_sifting(&mut self, captures: &[Capture]) {
+        let (None, Some(first)) = (&self.sifting, self.unsifted.front()) else { return };
+        let (index, program) = (first.index, first.found.program);
+        let alike = |u: &Unsifted| (u.index, u.found.program) == (index, program);
+        let count = self.unsifted.iter().take_while(|u| alike(u)).count().min(sift::BATCH);
+        let batch: Vec<Unsifted> = self.unsifted.drain(..count).collect();
+        let Some(capture) = captures.get(index).filter(|c| !c.is_over()) else { return };
+        let (identity, texts) = (capture.ready.identity, discover::contained(&capture.wanted, program));
+        self.sifting = Some(Box::pin(async move {
+            let mut about = Vec::new();
+            let mut files = Vec::new();
+            for Unsifted { key, found, since_ns, .. } in batch {
+                about.push((key, since_ns, found.identity));
+                files.push(found);
+            }
+            let passed = sift::sift(identity, texts, files).await;
+            let of = |found: Found| {
+                let (key, since_ns, _) = about.iter().find(|(_, _, id)| *id == found.identity)?;
+                Some(Unsifted { index, key: *key, found, since_ns: *since_ns })
+            };
+            passed.into_iter().filter_map(of).collect()
+        }));
+    }
+
     /// Starts to look at files that wait, as many as may be looked at at once. Each gets a number first.
     pub fn begin(&mut self, captures: &mut [Capture]) {
+        self.take_passed(captures);
+        self.begin_sifting(captures);
         let (looks, at) = self.allowance;
         self.allowance = ((looks + at.elapsed().as_secs_f64() * LOOKS_PER_SECOND).min(LOOKS), Instant::now());
         while self.looking.len() < AT_ONCE
