@@ -123,6 +123,22 @@ impl Library {
     /// If it fails.
     #[must_use]
     pub fn exchange(&self, program: &Path, script: &str, args: &[&str], rounds: u32) -> [Vec<u8>; 2] {
+        self.exchange_with(program, script, args, rounds, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn exchange_with(
+        &self,
+        program: &Path,
+        script: &str,
+        args: &[&str],
+        rounds: u32,
+        environment: &[(&str, &std::ffi::OsStr)],
+    ) -> [Vec<u8>; 2] {
         let dir = tempfile::Builder::new().prefix("ecapture-echo-").tempdir().expect("temporary directory");
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/targets").join(script);
@@ -131,6 +147,7 @@ impl Library {
         let mut command = self.command(Path::new("/usr/bin/timeout"));
         command.current_dir(dir.path()).arg("100").arg(program).arg(&copy).args(args);
         command.arg(self.certificate()).arg(self.key()).arg(rounds.to_string());
+        command.envs(environment.iter().copied());
         let output = command.output().expect("timeout");
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         ["asked", "answered"].map(|name| std::fs::read(dir.path().join(name)).expect("what was said"))

@@ -199,7 +199,15 @@ fn a_library_that_was_replaced_while_it_is_used() {
 
 #[test]
 fn boringssl_inside_of_curl_cffi() {
-    let test = "boringssl_inside_of_curl_cffi";
+    of_curl_cffi("boringssl_inside_of_curl_cffi", false);
+}
+
+#[test]
+fn boringssl_without_names_inside_of_curl_cffi() {
+    of_curl_cffi("boringssl_without_names_inside_of_curl_cffi", true);
+}
+
+fn of_curl_cffi(test: &str, stripped: bool) {
     let package = wheel!(test, "curl_cffi");
     skip_if!(test, needs::program("/usr/sbin/nginx", "nginx-light"));
     for needed in ["cffi", "pycparser", "certifi"] {
@@ -213,6 +221,9 @@ fn boringssl_inside_of_curl_cffi() {
     assert!(status.unwrap().success());
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let library = file(dir.path(), "_wrapper");
+    if stripped {
+        assert!(std::process::Command::new("strip").arg(&library).status().unwrap().success());
+    }
     let (_modules, capture) = capture("--libssl", library.to_str().unwrap());
     let script = format!(
         "import curl_cffi\ns = curl_cffi.Session(verify=False, http_version='v1')\nfor i in range({}):\n  \
@@ -241,4 +252,48 @@ fn boringssl_inside_of_curl_cffi() {
     assert!(rest.is_empty(), "{} bytes more", rest.len());
     let peer = format!("127.0.0.1 {}", nginx.port);
     assert!(tls::captured(&finished.events).iter().all(|c| c.socket.ends_with(&peer)));
+}
+
+#[test]
+fn boringssl_without_names_inside_of_grpc() {
+    let test = "boringssl_without_names_inside_of_grpc";
+    let package = wheel!(test, "grpcio");
+    let types = wheel!(test, "typing_extensions");
+    let served = Library::installed();
+    let dir = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new("cp").arg("-a").arg(package.join(".")).arg(dir.path()).status();
+    assert!(status.unwrap().success());
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (_modules, capture) = capture("--libssl", file(dir.path(), "cygrpc").to_str().unwrap());
+    let path = std::env::join_paths([dir.path(), types.as_path()]).unwrap();
+    let said = served.exchange_with(Path::new(PYTHON), "tls-grpc.py", &[], 42, &[("PYTHONPATH", &path)]);
+    let finished = capture.stop();
+    finished.assert_whole();
+    let streams = tls::streams(&finished.events);
+    let mut ends: Vec<(&str, &[u8])> = streams.iter().map(|((_, d), bytes)| (d.as_str(), bytes.as_slice())).collect();
+    ends.sort_unstable();
+    let [("receive", a), ("receive", b), ("transmit", c), ("transmit", d)] = ends.as_slice() else {
+        panic!("{} directions of connections", ends.len())
+    };
+    assert!(a == c && b == d, "what one end wrote is what the other one read");
+    // HTTP/2 cuts messages into frames: the bytes of the messages are there in their order, and little else is.
+    for said in &said {
+        let frames = |stream: &[u8]| {
+            let mut rest = said.as_slice();
+            let mut at = 0;
+            while !rest.is_empty() && at < stream.len() {
+                let same = rest.iter().zip(&stream[at..]).take_while(|(a, b)| a == b).count();
+                if same >= 1 { (rest, at) = (&rest[same..], at + same) } else { at += 1 }
+            }
+            rest.is_empty()
+        };
+        assert!(frames(a) || frames(b), "{} bytes of messages", said.len());
+    }
+    let bytes: usize = said.iter().map(Vec::len).sum();
+    assert!(
+        a.len() + b.len() > bytes && a.len() + b.len() < bytes + bytes / 20 + 50_000,
+        "{} {} {bytes}",
+        a.len(),
+        b.len()
+    );
 }
