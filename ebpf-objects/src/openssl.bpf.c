@@ -2,7 +2,7 @@
 /*
  * Plaintext of OpenSSL 1.1.1 and later, BoringSSL and AWS-LC: what passes SSL_read, SSL_write and their kin, taken when a
  * call returns and as far as it says that it was taken. Messages: openssl.h. No offset into any structure of the library is
- * needed: everything comes from arguments, results and the sockets that the thread uses during a call.
+ * needed: everything comes from arguments, results and the sockets that the thread uses during a call, or around it.
  */
 #include <ecapture/core.h>
 #include <ecapture/ecapture.h>
@@ -35,7 +35,19 @@ struct call {
 	__u32 ports;   /* of the first: a closed socket's memory may be another's soon */
 	__u64 socket;
 	__u64 wire;    /* bytes that went through them */
+	/* The one socket that the thread received from between its call before and this one, which reads; 0: none or several. */
+	__u64 heard;
+	__u32 heard_ports;
+	__u32 unused;
 	struct openssl_data data; /* filled as it becomes known */
+};
+
+/* TCP sockets that a thread uses between two calls, in one direction. */
+struct between {
+	__u64 socket; /* the first */
+	__u64 wire;
+	__u32 ports;
+	__u32 sockets; /* 0, 1, or 2 for more */
 };
 
 struct flight {
@@ -48,6 +60,11 @@ struct flight {
 	__u32 ports;
 	__u32 unused;
 	struct openssl_socket shown;
+	/* A program may move the encrypted bytes itself: receive, then call; call, then send. */
+	struct between received;
+	struct between sent;
+	__u64 last_ssl;   /* the call that returned last used no socket and was on this; 0: another one */
+	__u64 last_bytes; /* that it wrote */
 };
 
 ECAP_THREAD_STATE(openssl_flights, struct flight);
@@ -58,7 +75,13 @@ struct connection {
 	__u64 sent;
 	__u64 socket;
 	__u32 ports;
+	/* The same of sockets that were used around calls: what was received just before one that reads, and sent just after one. */
+	__u32 heard_ports;
+	__u64 heard;
+	__u64 told;
+	__u32 told_ports;
 	__u32 unused;
+	struct openssl_socket told_shown;
 	struct openssl_socket shown;
 };
 
@@ -193,6 +216,15 @@ int openssl_enter(struct pt_regs *ctx)
 	call->data.call = which;
 	call->sockets = 0;
 	call->wire = 0;
+	call->heard = 0;
+	if (flight->depth == 1) {
+		if (flight->received.sockets == 1 && !is_write(which)) {
+			call->heard = flight->received.socket;
+			call->heard_ports = flight->received.ports;
+		}
+		flight->received.sockets = 0;
+		flight->last_ssl = 0;
+	}
 	call->inner = is_inner(flight, call);
 	call->data.began_ns = bpf_ktime_get_ns();
 	return 0;
@@ -293,18 +325,37 @@ ECAP_INLINE void keep_socket(struct flight *flight, struct call *call, struct co
 	connection->shown = flight->shown;
 }
 
+/* What was received just before a call on the connection came from the socket that was sent to just after one: then it is this
+ * connection's. One of the two alone may be another connection's that the thread also serves. */
+ECAP_INLINE void infer_socket(struct connection *connection)
+{
+	if (connection->socket || !connection->heard || !connection->told)
+		return;
+	if (connection->heard == connection->told && connection->heard_ports == connection->told_ports) {
+		connection->shown = connection->told_shown;
+		connection->shown.inferred = 1;
+	} else {
+		connection->shown.family = 0;
+	}
+}
+
 /* Counts the bytes to their connection and says where in it they are: 0 if there are none to send. */
 ECAP_INLINE __u64 settle(struct pt_regs *ctx, struct flight *flight, struct call *call, __u64 time_ns)
 {
 	__u64 bytes = moved(ctx, call);
 	struct connection *connection;
 
-	if (!bytes && !call->sockets)
+	if (!bytes && !call->sockets && !call->heard)
 		return 0;
 	connection = connection_of(flight, call);
 	if (!connection)
 		return 0;
 	keep_socket(flight, call, connection, bytes);
+	if (call->heard && !call->sockets) {
+		connection->heard = call->heard;
+		connection->heard_ports = call->heard_ports;
+		infer_socket(connection);
+	}
 	if (!bytes)
 		return 0;
 	/* Two threads may be the first, one that reads and one that writes. */
@@ -339,6 +390,11 @@ ECAP_INLINE int leave(struct pt_regs *ctx)
 	if (call->inner)
 		return 0;
 	bytes = settle(ctx, flight, call, m.time_ns);
+	if (!flight->depth && !call->sockets) {
+		flight->last_ssl = call->data.ssl;
+		flight->last_bytes = is_write(call->data.call) ? bytes : 0;
+		flight->sent.sockets = 0;
+	}
 	if (!bytes)
 		return 0;
 	if (call->data.call == OPENSSL_SENDFILE)
@@ -417,6 +473,42 @@ ECAP_INLINE void show_socket(struct flight *flight, struct sock *sk, __u32 ports
 	}
 }
 
+/* The thread moved bytes through this socket while no call was in flight. */
+ECAP_INLINE int used_between(struct flight *flight, struct sock *sk, __u32 ports, int bytes, int sent)
+{
+	struct between *between = sent ? &flight->sent : &flight->received;
+	struct connection *connection;
+
+	ecap_opaque(between);
+	if (sent && !flight->last_ssl)
+		return 0;
+	if (!between->sockets) {
+		between->socket = (__u64)sk;
+		between->ports = ports;
+		between->wire = 0;
+		between->sockets = 1;
+	} else if (between->socket != (__u64)sk || between->ports != ports) {
+		between->sockets = 2;
+	}
+	between->wire += bytes;
+	/* Encrypted bytes are more than what was written. */
+	if (!sent || between->wire <= flight->last_bytes)
+		return 0;
+	flight->key.ssl = flight->last_ssl;
+	connection = bpf_map_lookup_elem(&openssl_connections, &flight->key);
+	if (!connection)
+		return 0;
+	if (between->sockets == 1) {
+		connection->told = (__u64)sk;
+		connection->told_ports = ports;
+		connection->told_shown = flight->shown;
+	} else {
+		connection->told = 0;
+	}
+	infer_socket(connection);
+	return 0;
+}
+
 /* The thread moved bytes through this socket: for the calls that are in flight and move bytes that way. (A handshake does both; to
  * look at what it receives is enough, and leaves out what a callback of it may send elsewhere.) */
 ECAP_INLINE int used(struct sock *sk, int bytes, int sent)
@@ -425,7 +517,7 @@ ECAP_INLINE int used(struct sock *sk, int bytes, int sent)
 	__u32 ports;
 	__u16 family;
 
-	if (!flight || !flight->depth || bytes <= 0 || sk->sk_protocol != IPPROTO_TCP)
+	if (!flight || bytes <= 0 || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	family = sk->__sk_common.skc_family;
 	if (family != OPENSSL_AF_INET && family != OPENSSL_AF_INET6)
@@ -433,6 +525,8 @@ ECAP_INLINE int used(struct sock *sk, int bytes, int sent)
 	ports = (__u32)sk->__sk_common.skc_num << 16 | sk->__sk_common.skc_dport;
 	if (flight->socket != (__u64)sk || flight->ports != ports)
 		show_socket(flight, sk, ports);
+	if (!flight->depth)
+		return used_between(flight, sk, ports, bytes, sent);
 	for (int i = 0; i < NESTED; i++) {
 		struct call *call = &flight->call[i];
 		if (i >= flight->depth)

@@ -45,7 +45,7 @@ struct openssl_socket {
 	__u16 family;      /*  0 OPENSSL_AF_... */
 	__u16 local_port;  /*  2 host byte order */
 	__u16 peer_port;   /*  4 host byte order */
-	__u16 unused;      /*  6 0 */
+	__u16 inferred;    /*  6 1: not used during a call, but around calls on this connection in both directions */
 	__u8 local[16];    /*  8 address in network byte order; of IPv4 the first 4 bytes */
 	__u8 peer[16];     /* 24 */
 };

@@ -36,8 +36,9 @@ macro_rules! wheel {
     }};
 }
 
-/// Both ends of the one connection have exactly these bytes, with addresses that fit each other, or none.
-fn both_ends(finished: &Finished, [asked, answered]: &[Vec<u8>; 2], addresses: bool) {
+/// Both ends of the one connection have exactly these bytes, with addresses that fit each other. `inferred`: in a program that moves
+/// the encrypted bytes itself, which is said.
+fn both_ends(finished: &Finished, [asked, answered]: &[Vec<u8>; 2], inferred: bool) {
     finished.assert_whole();
     let streams = tls::streams(&finished.events);
     let mut ends: Vec<(&str, &[u8])> = streams.iter().map(|((_, d), bytes)| (d.as_str(), bytes.as_slice())).collect();
@@ -48,15 +49,21 @@ fn both_ends(finished: &Finished, [asked, answered]: &[Vec<u8>; 2], addresses: b
     let lengths = |ends: &[(&str, &[u8])]| ends.iter().map(|e| (e.0.to_owned(), e.1.len())).collect::<Vec<_>>();
     assert!(ends == expected, "{:?} for {:?}", lengths(&ends), lengths(&expected));
     let mut sockets: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut without = 0;
     for event in finished.named("openssl.data") {
         let [call] = &tls::captured(std::slice::from_ref(event))[..] else { panic!("{event:.300}") };
+        if call.socket == "-" {
+            without += 1;
+            continue;
+        }
         sockets.entry(event["ecapture.stream.id"].as_str().unwrap()).or_default().insert(call.socket.clone());
+        let source = event["ecapture.tls.address_source"].as_str();
+        assert_eq!(source, inferred.then_some("inferred"), "{event:.300}");
     }
-    let mut known = sockets.values().flatten().filter(|socket| *socket != "-");
-    if !addresses {
-        assert_eq!(known.next(), None);
-        return;
-    }
+    // Around the handshake it is not known yet.
+    println!("{without} calls without an address");
+    assert!(without <= if inferred { 4 } else { 0 }, "{without} calls without an address");
+    let mut known = sockets.values().flatten();
     let (Some(one), Some(other), None) = (known.next(), known.next(), known.next()) else { panic!("{sockets:?}") };
     let turned: Vec<&str> = other.split(' ').collect();
     assert_eq!(*one, [&turned[2..], &turned[..2]].concat().join(" "));
@@ -67,12 +74,46 @@ fn both_ends(finished: &Finished, [asked, answered]: &[Vec<u8>; 2], addresses: b
 fn python_with_sockets_and_with_an_event_loop() {
     let test = "python_with_sockets_and_with_an_event_loop";
     skip_if!(test, needs::capture(), needs::program("/usr/bin/openssl", "openssl"), needs::program(PYTHON, "python3"));
-    for (mode, addresses) in [("blocking", true), ("asyncio", false)] {
+    for (mode, inferred) in [("blocking", false), ("asyncio", true)] {
         let library = Library::installed();
         let (_modules, capture) = capture("--libssl", &library.text());
         let said = library.exchange(Path::new(PYTHON), "tls-echo.py", &[mode], 200);
-        both_ends(&capture.stop(), &said, addresses);
+        both_ends(&capture.stop(), &said, inferred);
     }
+}
+
+#[test]
+fn an_event_loop_with_many_connections_has_no_wrong_address() {
+    let test = "an_event_loop_with_many_connections_has_no_wrong_address";
+    skip_if!(test, needs::capture(), needs::program("/usr/bin/openssl", "openssl"), needs::program(PYTHON, "python3"));
+    let library = Library::installed();
+    let (_modules, capture) = capture("--libssl", &library.text());
+    let said = library.exchange(Path::new(PYTHON), "tls-many.py", &[], 40);
+    let finished = capture.stop();
+    finished.assert_whole();
+    let (mut right, mut unknown, mut bytes) = (0, 0, 0);
+    for event in finished.named("openssl.data") {
+        let payload = ecapture_tests::capture::payload(event);
+        bytes += payload.len();
+        let text = String::from_utf8(payload).unwrap();
+        let ports: Vec<u64> = text.split(' ').take(2).filter_map(|port| port.parse().ok()).collect();
+        let [client, server] = ports[..] else { continue };
+        let transmits = event["network.io.direction"] == "transmit";
+        match (event["network.local.port"].as_u64(), event["network.peer.port"].as_u64()) {
+            // Which end it is, the call alone does not tell: the client writes first, and so does the server's answer.
+            (Some(local), Some(peer)) => {
+                assert!(
+                    (local, peer) == (client, server) || (local, peer) == (server, client),
+                    "{transmits} {event:.400}"
+                );
+                right += 1;
+            }
+            _ => unknown += 1,
+        }
+    }
+    println!("{right} calls with the right address, {unknown} without one");
+    assert_eq!(bytes, 2 * (said[0].len() + said[1].len()));
+    assert!(right >= 4 * 30 * 40 * 9 / 10, "{right} with, {unknown} without an address");
 }
 
 #[test]
@@ -82,7 +123,7 @@ fn node_with_openssl_inside() {
     let (_modules, capture) = capture("--program", &library.text());
     let said = library.exchange(&library.path(), "tls-echo.js", &[], 200);
     // Node moves the encrypted bytes itself.
-    both_ends(&capture.stop(), &said, false);
+    both_ends(&capture.stop(), &said, true);
 }
 
 #[test]
@@ -275,7 +316,9 @@ fn boringssl_without_names_inside_of_grpc() {
     let [("receive", a), ("receive", b), ("transmit", c), ("transmit", d)] = ends.as_slice() else {
         panic!("{} directions of connections", ends.len())
     };
-    assert!(a == c && b == d, "what one end wrote is what the other one read");
+    // Of the last words, at the end of the connection, the other end may not hear.
+    let heard = |read: &[u8], wrote: &[u8]| wrote.starts_with(read) && wrote.len() - read.len() < 200;
+    assert!(heard(a, c) && heard(b, d), "what one end read is what the other one wrote");
     // HTTP/2 cuts messages into frames: the bytes of the messages are there in their order, and little else is.
     for said in &said {
         let frames = |stream: &[u8]| {

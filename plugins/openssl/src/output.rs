@@ -20,6 +20,7 @@ pub mod column {
     pub const LOCAL_PORT: u16 = 5;
     pub const PEER_ADDRESS: u16 = 6;
     pub const PEER_PORT: u16 = 7;
+    pub const ADDRESS_SOURCE: u16 = 8;
 }
 
 /// Most bytes of one event: what is handed to outputs and parsers at once.
@@ -49,6 +50,7 @@ pub fn emit(data: &Data<'_>, process: u32, now_ns: u64, missing: u64, out: &mut 
             .u64_if(column::LOCAL_PORT, local.as_ref().map(|l| l.1))
             .text_if(column::PEER_ADDRESS, peer.as_ref().map(|p| &p.0))
             .u64_if(column::PEER_PORT, peer.as_ref().map(|p| p.1))
+            .text_if(column::ADDRESS_SOURCE, data.socket.filter(|s| s.inferred).map(|_| "inferred"))
             .missing(if index + 1 == pieces { missing } else { 0 });
         let event = if number == event::PEEK { event.payload(piece) } else { event.stream(connection, offset, piece) };
         if !event.emit() {

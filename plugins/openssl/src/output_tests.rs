@@ -72,6 +72,7 @@ fn columns_are_those_of_the_manifest() {
         (column::LOCAL_PORT, "network.local.port"),
         (column::PEER_ADDRESS, "network.peer.address"),
         (column::PEER_PORT, "network.peer.port"),
+        (column::ADDRESS_SOURCE, "ecapture.tls.address_source"),
     ];
     for (number, name) in [(event::DATA, "data"), (event::PEEK, "peek"), (event::SENDFILE, "sendfile")] {
         let declared = &manifest.events[usize::from(number)];

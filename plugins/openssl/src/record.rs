@@ -55,6 +55,8 @@ pub struct Socket {
     pub local: (IpAddr, u16),
     /// The other end.
     pub peer: (IpAddr, u16),
+    /// It was not used during a call, but around calls on the connection in both directions.
+    pub inferred: bool,
 }
 
 /// One call that moved bytes.
@@ -151,7 +153,8 @@ fn socket(fixed: &[u8; FIXED]) -> Result<Option<Socket>, Malformed> {
     match family {
         0 => Ok(None),
         AF_INET | AF_INET6 => {
-            Ok(Some(Socket { local: (address(56), u16_at(fixed, 50)), peer: (address(72), u16_at(fixed, 52)) }))
+            let (local, peer) = ((address(56), u16_at(fixed, 50)), (address(72), u16_at(fixed, 52)));
+            Ok(Some(Socket { local, peer, inferred: u16_at(fixed, 54) != 0 }))
         }
         other => Err(Malformed::Family(other)),
     }
