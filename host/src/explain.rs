@@ -15,7 +15,7 @@ use crate::target::{TargetError, cgroup, discover::wanted, process};
 
 use filter::Filters;
 use look::{Files, Process};
-pub use show::{json, text};
+pub use show::{brief, json, text};
 use verdict::Verdict;
 
 /// Everything that is said.
@@ -50,13 +50,23 @@ struct File {
 /// What a capture with these options would refuse; a process that does not exist.
 pub async fn look(asked: &Asked, options: &RunOptions, pids: &[u32]) -> Result<Told, Failure> {
     init_log(options.verbose, options.quiet);
-    let manifest = &asked.module.manifest;
-    let failed = |e: TargetError| {
-        Failure::new("E-TARGET", format!("{}: {e}", asked.name())).remedy(target_remedy(&asked.module))
-    };
-    if let Some(gone) = pids.iter().chain(&options.pids).find(|pid| !process::exists(**pid)) {
-        return Err(failed(TargetError::NoProcess(*gone)));
+    match pids.iter().chain(&options.pids).find(|pid| !process::exists(**pid)) {
+        Some(gone) => Err(failed(asked, &TargetError::NoProcess(*gone))),
+        None => told(asked, options, pids).await,
     }
+}
+
+fn failed(asked: &Asked, why: &TargetError) -> Failure {
+    Failure::new("E-TARGET", format!("{}: {why}", asked.name())).remedy(target_remedy(&asked.module))
+}
+
+/// The same, of processes some of which may have ended.
+///
+/// # Errors
+/// What a capture with these options would refuse.
+pub async fn told(asked: &Asked, options: &RunOptions, pids: &[u32]) -> Result<Told, Failure> {
+    let manifest = &asked.module.manifest;
+    let failed = |e: TargetError| failed(asked, &e);
     let filters = Filters::new(options, group_paths(options)?);
     let me = std::process::id();
     let looked_at =

@@ -392,5 +392,23 @@ fn a_run_that_saw_nothing_says_what_tells_more() {
     let said = run(&[]);
     let wanted = "bash: its probes were in 1 file, and no call of those that were asked for came by; `ecapture bash --explain [PID]`";
     assert!(said.contains(wanted), "{said}");
+    // Whoever runs another bash meanwhile is told apart from that one.
+    assert!(
+        said.contains(&format!("ecapture:   no process uses any of: {binary}"))
+            || said.contains("which is another file than"),
+        "{said}"
+    );
     assert!(!run(&["--quiet"]).contains("--explain"));
+    // The verdicts themselves, of what was asked for.
+    let mut idle = Command::new(&binary).args(["-c", "read line"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let (own, others) = (idle.id(), other.id());
+    let said = run(&["--pid", &format!("{own},{others}")]);
+    let captured = format!("process {own} (bash): it would have been captured, and called nothing (uses {binary})");
+    assert!(said.contains(&captured), "{said}");
+    assert!(said.contains(&format!("process {others} (sleep): not captured: it uses none of: {binary}")), "{said}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    drop(idle.stdin.take());
+    idle.wait().unwrap();
 }

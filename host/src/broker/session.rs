@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Asked;
 use super::attach;
@@ -28,6 +28,7 @@ use super::rotation::Rotation;
 use super::watch;
 use crate::bpf::{Kernel, Method};
 use crate::cli::RunOptions;
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::protocol::{FromCollector, FromWorker, KernelTotals, Process, ToCollector};
 use crate::sandbox::privileges::{self, Keep};
@@ -41,6 +42,8 @@ use collector::start_collector;
 use discovery::{Discovery, Looked, wanted};
 use signals::Signals;
 
+/// For the word on why nothing was seen.
+const EXPLANATION: Duration = Duration::from_secs(5);
 /// For the collector's walls.
 const START: Duration = Duration::from_secs(20);
 
@@ -287,7 +290,7 @@ impl Session {
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
-                    return self.finish(&text, sink_lost);
+                    return self.finish(&text, sink_lost).await;
                 }
                 Happened::Collector(Some(message)) => self.collector_says(message).await,
                 Happened::Collector(None) => return Err(self.collector_gone().await),
@@ -432,13 +435,30 @@ impl Session {
         }
     }
 
-    fn finish(&self, summary: &str, sink_lost: u64) -> Result<Exit, Failure> {
+    /// Why this module saw nothing, process by process.
+    async fn explain(&self, silent: &Capture) {
+        eprintln!("ecapture: {}", silent.why_nothing());
+        let pids = &self.options.pids;
+        // What was asked for may have ended meanwhile.
+        let pids: Vec<u32> = pids.iter().copied().filter(|pid| process::exists(*pid)).collect();
+        if pids.is_empty() && !self.options.pids.is_empty() {
+            eprintln!("ecapture:   the processes that were asked for have ended");
+            return;
+        }
+        match timeout(EXPLANATION, explain::told(&silent.asked, &self.options, &pids)).await {
+            Ok(Ok(told)) => explain::brief(&told).iter().for_each(|line| eprintln!("ecapture:   {line}")),
+            Ok(Err(failure)) => tracing::debug!("{}: no explanation: {failure}", silent.name()),
+            Err(_) => tracing::debug!("{}: the explanation took too long", silent.name()),
+        }
+    }
+
+    async fn finish(&self, summary: &str, sink_lost: u64) -> Result<Exit, Failure> {
         if !self.options.quiet {
             for line in summary.lines() {
                 eprintln!("ecapture: {}", printable(line));
             }
             for silent in self.captures.iter().filter(|c| c.totals().produced == 0) {
-                eprintln!("ecapture: {}", silent.why_nothing());
+                self.explain(silent).await;
             }
         }
         let named = |which: fn(&Capture) -> bool| {

@@ -12,6 +12,8 @@ use crate::module::escape;
 
 /// Processes of one file that are listed one by one; the causes of more are counted.
 const MAX_LISTED: usize = 200;
+/// Processes that are listed at the end of a run.
+const MAX_BRIEF: usize = 10;
 
 /// For people: a block for each process that was named, else one for each file.
 #[must_use]
@@ -29,6 +31,37 @@ pub fn text(told: &Told) -> String {
         let _ = writeln!(out, "  do        run it as root, for example with sudo");
     }
     out
+}
+
+/// The verdicts alone, for the end of a run that saw nothing: what would not be captured first, since it is what somebody misses.
+#[must_use]
+pub fn brief(told: &Told) -> Vec<String> {
+    let (captured, others): (Vec<&Verdict>, Vec<&Verdict>) = told.verdicts.iter().partition(|v| v.is_captured());
+    let mut lines = Vec::new();
+    for verdict in others.iter().chain(&captured).take(MAX_BRIEF) {
+        let uses = verdict.files.iter().filter_map(|at| told.files.get(*at));
+        let uses: Vec<String> = uses.map(|file| escape::os(file.path.as_os_str())).collect();
+        let uses = if uses.is_empty() { String::new() } else { format!(" (uses {})", uses.join(", ")) };
+        match verdict.causes.first() {
+            None => {
+                let pid = verdict.process.pid;
+                let comm = escape::line(&verdict.process.comm);
+                lines.push(format!("process {pid} ({comm}): it would have been captured, and called nothing{uses}"));
+            }
+            Some(cause) => {
+                let step = cause.step.as_ref().map_or(String::new(), |step| format!("; {step}"));
+                lines.push(format!("{}{uses}: {}{step}", headline(verdict), cause.why));
+            }
+        }
+    }
+    let more = told.verdicts.len().saturating_sub(MAX_BRIEF);
+    if more > 0 {
+        lines.push(format!("and {more} more processes"));
+    }
+    if told.verdicts.is_empty() {
+        lines.push(format!("no process uses any of: {}", escape::line(&told.wanted)));
+    }
+    lines
 }
 
 fn process(out: &mut String, told: &Told, verdict: &Verdict) {

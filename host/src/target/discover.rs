@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ecapture_plugin_api::manifest::{Target, TargetKind};
 
-use super::process;
+use super::process::{self, Mapped};
 
 /// Files handed to one module, at most. Each is one scout and one link per program.
 pub const MAX_TARGETS: usize = 64;
@@ -260,7 +260,7 @@ pub fn of_process(targets: &[Target], pid: u32) -> Vec<Found> {
             }
             TargetKind::Library => {
                 for mapped in process::mapped_files(pid).into_iter().filter(|m| names(&target.sonames, &m.path)) {
-                    if let Ok(file) = open(&mapped.through) {
+                    if let Ok(file) = open_mapped(&mapped) {
                         let gone = if mapped.deleted { ", which maps it though it is gone" } else { "" };
                         found.extend(keep(file, mapped.path, &format!("process {pid}{gone}"), false, Some(pid)));
                     }
@@ -301,7 +301,7 @@ pub fn unnamed(targets: &[Target], pid: u32, mut fresh: impl FnMut((u64, u64)) -
         if !wanted(program) || named(&mapped.path, program) || !fresh(mapped.id) {
             continue;
         }
-        let file = if program { process::open_exe(pid) } else { open(&mapped.through) };
+        let file = if program { process::open_exe(pid) } else { open_mapped(&mapped) };
         let file = file.ok().and_then(|file| keep(file, mapped.path, &format!("process {pid}"), program, Some(pid)));
         found.extend(file.map(|found| Unnamed { id: mapped.id, found }));
     }
@@ -334,6 +334,14 @@ pub fn wanted(targets: &[Target]) -> String {
 /// Of `open`.
 pub fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// Opens what a process maps. Its path may lead somewhere else by now, through a link or a mount that was put in its place: then
+/// only the mapping itself will do. (In file systems laid over one another the mapping has another inode than the path.)
+fn open_mapped(mapped: &Mapped) -> std::io::Result<File> {
+    let file = open(&mapped.through)?;
+    let id = FileId::of(&file)?;
+    if mapped.deleted || id.overlay || id.ino == mapped.id.1 { Ok(file) } else { open(&mapped.mapping) }
 }
 
 fn keep(file: File, path: PathBuf, how: &str, program: bool, pid: Option<u32>) -> Option<Found> {
@@ -457,6 +465,21 @@ mod tests {
         assert!(names(&wanted, Path::new("/usr/lib/libcrypto.so.3")));
         assert!(!names(&wanted, Path::new("/usr/lib/libcrypto.so.31")));
         assert!(!names(&wanted, Path::new("/usr/lib/libssl3.so")));
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_by_now_is_not_what_is_mapped() {
+        let me = std::process::id();
+        let libc =
+            process::mapped_files(me).into_iter().find(|m| m.path.to_string_lossy().contains("libc.so")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/bin/true", &link).unwrap();
+        let elsewhere = Mapped { through: link, ..libc.clone() };
+        // Without the capabilities for it there is nothing; with them, the mapping.
+        if let Ok(file) = open_mapped(&elsewhere) {
+            assert_eq!(FileId::of(&file).unwrap(), FileId::of(&open(&libc.through).unwrap()).unwrap());
+        }
     }
 
     #[test]

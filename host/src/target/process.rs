@@ -96,8 +96,10 @@ pub struct Mapped {
     /// As the process sees it.
     pub path: PathBuf,
     /// Where it can be opened from here: through the process's own root, which may be a container's. A file that is gone or
-    /// was replaced can still be had as the mapping itself, by root with all its capabilities.
+    /// was replaced can still be had as the mapping itself.
     pub through: PathBuf,
+    /// The mapping itself, which root can open with all its capabilities.
+    pub mapping: PathBuf,
     /// It is no longer at its path.
     pub deleted: bool,
     /// Device and inode, as the mapping has them: what tells files from one another, if not across file systems that are laid over
@@ -135,14 +137,14 @@ pub fn mapped_files(pid: u32) -> Vec<Mapped> {
 }
 
 fn mapped(pid: u32, range: &str, path: &str) -> Mapped {
+    let mapping = PathBuf::from(format!("/proc/{pid}/map_files/{range}"));
     let through = PathBuf::from(format!("/proc/{pid}/root{path}"));
     match path.strip_suffix(" (deleted)") {
         // A file may be called so.
         Some(gone) if !through.exists() => {
-            let through = format!("/proc/{pid}/map_files/{range}").into();
-            Mapped { path: gone.into(), through, deleted: true, id: (0, 0) }
+            Mapped { path: gone.into(), through: mapping.clone(), mapping, deleted: true, id: (0, 0) }
         }
-        _ => Mapped { path: path.into(), through, deleted: false, id: (0, 0) },
+        _ => Mapped { path: path.into(), through, mapping, deleted: false, id: (0, 0) },
     }
 }
 
