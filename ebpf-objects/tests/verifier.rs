@@ -46,11 +46,13 @@ fn the_kernel_takes_every_object_with_little_stack() {
     let mut programs = 0;
     for source in sources() {
         let built = Builder::new(&source).out_dir(dir.path()).arch(host_arch()).announce(false).build().unwrap();
-        // bpftool pins what it loads; the pins go with the folder right after.
-        let pins = PathBuf::from(format!("/sys/fs/bpf/ecapture-test-{}", std::process::id()));
-        let output =
-            Command::new("bpftool").args(["-d", "prog", "loadall"]).arg(&built.path).arg(&pins).output().unwrap();
-        drop(fs::remove_dir_all(&pins));
+        // bpftool pins what it loads, into a file system that only it sees and that ends with it.
+        let pins = dir.path().join("pins");
+        fs::create_dir_all(&pins).unwrap();
+        let script = "mount -t bpf bpf \"$1\" && exec bpftool -d prog loadall \"$0\" \"$1/programs\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        let output = command.arg(&built.path).arg(&pins).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         let tail: Vec<&str> = log.lines().rev().take(20).collect();
         assert!(output.status.success(), "{} refused: {tail:#?}", source.display());
