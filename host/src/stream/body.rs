@@ -1,9 +1,15 @@
 //! Bodies: what came over the wire, decoded as its `Content-Encoding` says, kept up to a limit.
+//!
+//! Here is what a body is and what may be kept of it; the decoders are in [`coding`].
+
+mod coding;
+
+use coding::{Chain, Stop};
 
 /// What bodies may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Bytes that are kept of a decoded body; the rest is counted.
+    /// Bytes that are kept of a decoded body; the rest is counted. 0: bodies are not decoded at all.
     pub keep: u64,
     /// Bytes that are decoded of a body; what goes beyond is marked and counted no further (a bomb).
     pub decode: u64,
@@ -18,9 +24,9 @@ impl Default for BodyLimits {
 /// A body, as far as it was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Body {
-    /// The decoded bytes that were kept.
+    /// The decoded bytes that were kept: the first of the body, without a hole.
     pub bytes: Vec<u8>,
-    /// Bytes of the decoded body, those that were not kept included.
+    /// Bytes of the decoded body, those that were not kept included. 0 if it was not to be decoded.
     pub decoded: u64,
     /// Bytes on the wire, without the framing of the protocol (chunk sizes, padding).
     pub wire: u64,
@@ -31,50 +37,111 @@ pub struct Body {
     pub problem: Option<String>,
 }
 
+impl Body {
+    /// There is more of it than what was kept, and nothing is wrong but that.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.decoded > self.bytes.len() as u64
+    }
+}
+
 /// Reads a body piece by piece.
 #[derive(Debug)]
 pub struct BodyReader {
     body: Body,
     limits: BodyLimits,
+    /// Set while there is something to decode.
+    chain: Option<Chain>,
+    /// It has an encoding: its bytes are not those of the wire.
+    encoded: bool,
 }
 
 impl BodyReader {
     /// `encodings`: the values of `Content-Encoding`, in their order, as they were sent (each may be a list).
     #[must_use]
     pub fn new<'a>(limits: BodyLimits, encodings: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut body = Body::default();
-        let named = encodings.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
-        if let Some(encoding) =
-            named.into_iter().find(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"))
-        {
-            body.problem = Some(format!("encoding {:?} is not known", String::from_utf8_lossy(encoding)));
+        let mut reader = Self { body: Body::default(), limits, chain: None, encoded: false };
+        if limits.keep == 0 {
+            return reader;
         }
-        Self { body, limits }
+        let named = encodings.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+        let named: Vec<&[u8]> =
+            named.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity")).collect();
+        if !named.is_empty() {
+            reader.encoded = true;
+            match Chain::new(&named) {
+                Ok(chain) => reader.chain = Some(chain),
+                Err(why) => reader.body.problem = Some(why),
+            }
+        }
+        reader
     }
 
     /// The next bytes of the wire.
     pub fn push(&mut self, bytes: &[u8]) {
         self.body.wire += bytes.len() as u64;
-        self.body.decoded += bytes.len() as u64;
-        let room = usize::try_from(self.limits.keep).unwrap_or(usize::MAX).saturating_sub(self.body.bytes.len());
-        self.body.bytes.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        if self.limits.keep == 0 {
+            return;
+        }
+        if !self.encoded {
+            let first = self.body.decoded;
+            self.body.decoded += bytes.len() as u64;
+            // Behind a gap nothing is kept: the place of every byte that is kept is certain.
+            if self.body.problem.is_none() {
+                keep(&mut self.body.bytes, first, bytes, self.limits.keep);
+            }
+            return;
+        }
+        let Some(chain) = &mut self.chain else { return };
+        let (body, limits) = (&mut self.body, self.limits);
+        let stop = chain.push(bytes, &mut |piece| {
+            keep(&mut body.bytes, body.decoded, piece, limits.keep);
+            body.decoded = body.decoded.saturating_add(piece.len() as u64);
+            body.decoded <= limits.decode
+        });
+        if let Err(stop) = stop {
+            self.body.problem = Some(match stop {
+                Stop::Enough => format!("more than {} bytes when decoded: the rest was left out", limits.decode),
+                Stop::Broken(why) => why,
+            });
+            self.chain = None;
+        }
     }
 
     /// Bytes of the wire are missing here.
     pub fn gap(&mut self, len: u64) {
-        self.body.missing += len;
-        self.body.problem.get_or_insert_with(|| format!("{len} bytes of it were lost"));
+        self.body.missing = self.body.missing.saturating_add(len);
+        if len > 0 {
+            self.body.problem.get_or_insert_with(|| format!("{len} bytes of it were lost"));
+            self.chain = None;
+        }
     }
 
     /// Bytes of memory that it holds, about.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.body.bytes.capacity()
+        self.body.bytes.capacity() + self.chain.as_ref().map_or(0, |chain| chain.held(self.body.decoded))
     }
 
     /// The body; nothing more of it comes.
     #[must_use]
-    pub fn finish(self) -> Body {
+    pub fn finish(mut self) -> Body {
+        if let Some(chain) = self.chain.take()
+            && self.body.wire > 0
+            && let Some(why) = chain.unfinished()
+        {
+            self.body.problem = Some(why);
+        }
         self.body
     }
 }
+
+/// Appends what may be kept of `piece`, the first byte of which is at `at` of the body.
+fn keep(kept: &mut Vec<u8>, at: u64, piece: &[u8], limit: u64) {
+    let room = usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX);
+    kept.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+}
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;
