@@ -12,6 +12,7 @@ use crate::event::ModuleTotals;
 use crate::sandbox::BoundaryReport;
 use crate::scout::{ScoutAnswer, ScoutRequest};
 use crate::sink::OutputOptions;
+use crate::stream::options::StreamOptions;
 
 /// Longest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 192 << 10;
@@ -175,6 +176,9 @@ pub struct CollectorStart {
     pub session: Session,
     /// End after so many events.
     pub count: Option<u64>,
+    /// What is done with connections.
+    #[serde(default)]
+    pub streams: StreamOptions,
     /// Set for a replay: the times of the recording stand for those of this machine.
     pub replay: Option<ReplayClock>,
 }

@@ -7,6 +7,7 @@
 pub mod count;
 pub mod encode;
 pub mod escape;
+mod exchange;
 pub mod fd;
 pub mod hex;
 pub mod json;

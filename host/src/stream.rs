@@ -2,7 +2,14 @@
 //!
 //! Pure: events with role `stream` go in, exchanges come out; no file, no clock, no output. It runs in the collector, without
 //! privileges, on bytes that may be hostile: everything in here is bounded.
+//!
+//! [`table`] has the connections, [`conversation`] chooses the protocol of one, [`assemble`] puts its calls in order, a
+//! [`exchange::Protocol`] reads them; [`options`] is what the user asked for.
 
+pub mod assemble;
 pub mod body;
+pub mod conversation;
 pub mod exchange;
 pub mod http1;
+pub mod options;
+pub mod table;

@@ -418,7 +418,12 @@ fn follow(from: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-fn base64(text: &str) -> Vec<u8> {
+/// What this says in base64.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
+pub fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut values = [None; 256];
     for (value, digit) in (0u32..).zip(ALPHABET) {

@@ -87,6 +87,11 @@ fn configuration(dir: &Path, port: u16) -> String {
              listen 127.0.0.1:{port} ssl http2;
              ssl_certificate certificate.pem; ssl_certificate_key key.pem;
              root {dir};
+             location /gzip/ {{ add_header Content-Encoding gzip; }}
+             location /deflate/ {{ add_header Content-Encoding deflate; }}
+             location /br/ {{ add_header Content-Encoding br; }}
+             location /zstd/ {{ add_header Content-Encoding zstd; }}
+             location /up/ {{ dav_methods PUT; client_max_body_size 64m; client_body_buffer_size 1m; }}
            }}
          }}",
         pid = state.join("pid").display(),

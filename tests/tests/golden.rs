@@ -32,7 +32,7 @@ fn compare(module: &str) {
             continue;
         }
         let output = Command::new(bin_dir().join("ecapture"))
-            .args(["module", "replay", "-q", "-o", "json"])
+            .args(["module", "replay", "-q", "-o", "json", "--view", "raw"])
             .args([&file, &recording])
             .output()
             .unwrap();

@@ -10,7 +10,8 @@ use ecapture_tests::{needs, skip_if};
 
 fn capture(library: &str, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["openssl"]);
-    let capture = Capture::start(&modules, &[&["tls", "--libssl", library, "-o", "json"], more].concat());
+    let capture =
+        Capture::start(&modules, &[&["tls", "--libssl", library, "-o", "json", "--view", "raw"], more].concat());
     (modules, capture)
 }
 

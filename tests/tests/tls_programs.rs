@@ -13,7 +13,8 @@ const PYTHON: &str = "/usr/bin/python3";
 
 fn capture(option: &str, target: &str) -> (Modules, Capture) {
     let modules = Modules::with(&["openssl"]);
-    let capture = Capture::start(&modules, &["tls", option, target, "-o", "json", "--ring-size", "128MiB"]);
+    let capture =
+        Capture::start(&modules, &["tls", option, target, "-o", "json", "--view", "raw", "--ring-size", "128MiB"]);
     (modules, capture)
 }
 
@@ -186,7 +187,7 @@ fn all_libraries_that_processes_map_now_and_later() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let pid = shell.id().to_string();
-    let mut capture = Capture::start(&modules, &["tls", "--pid", &pid, "-o", "json"]);
+    let mut capture = Capture::start(&modules, &["tls", "--pid", &pid, "-o", "json", "--view", "raw"]);
     for library in &libraries[1..] {
         start(library);
         capture.wait_for_word(&library.text(), 1, std::time::Duration::from_secs(20));
@@ -231,7 +232,7 @@ fn a_library_that_was_replaced_while_it_is_used() {
     std::fs::rename(&new, library.path()).unwrap();
     assert!(maps().contains(&format!("{} (deleted)", library.text())), "{}", maps());
     let modules = Modules::with(&["openssl"]);
-    let capture = Capture::start(&modules, &["tls", "--pid", &child.id().to_string(), "-o", "json"]);
+    let capture = Capture::start(&modules, &["tls", "--pid", &child.id().to_string(), "-o", "json", "--view", "raw"]);
     std::fs::write(&go, "").unwrap();
     let said = tls::said(&child.wait_with_output().unwrap());
     let finished = capture.stop();

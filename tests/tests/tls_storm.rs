@@ -37,7 +37,7 @@ fn captures_come_and_go_and_no_byte_is_wrong() {
             }
         });
         while Instant::now() < end {
-            let capture = Capture::start(&modules, &["tls", "--libssl", &path, "-o", "json"]);
+            let capture = Capture::start(&modules, &["tls", "--libssl", &path, "-o", "json", "--view", "raw"]);
             std::thread::sleep(Duration::from_millis(300));
             let finished = capture.stop();
             assert_eq!(finished.code, Some(0), "{}", finished.said);

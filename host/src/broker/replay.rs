@@ -26,6 +26,7 @@ use crate::protocol::{
 use crate::recording::{self, Header, Reader};
 use crate::sandbox::{self, Role, privileges};
 use crate::sink::Format;
+use crate::stream::options::{Bodies, StreamOptions};
 
 /// What is to be replayed, and where it goes.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub struct Options {
     pub format: Format,
     /// Where to; empty = stdout.
     pub writes: Vec<PathBuf>,
+    /// What is done with connections.
+    pub streams: StreamOptions,
+    /// Bodies that are shown.
+    pub bodies: Bodies,
     /// Line breaks of captured text are shown as line breaks.
     pub multiline: bool,
     /// No messages but errors.
@@ -69,9 +74,10 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
     let start = CollectorStart {
         identity,
         modules: vec![source(module, &config, &header, number, late)],
-        outputs: collector_outputs(&outputs, options.format, options.multiline),
+        outputs: collector_outputs(&outputs, options.format, options.multiline, options.bodies),
         session: Session { host: header.host.clone(), kernel: header.kernel.clone(), version: header.version.clone() },
         count: None,
+        streams: options.streams.clone(),
         replay: Some(ReplayClock { monotonic_ns: header.monotonic_ns, wall_ns: header.wall_ns }),
     };
     let fds: Vec<BorrowedFd<'_>> =

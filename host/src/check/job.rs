@@ -19,6 +19,7 @@ use crate::protocol::{
 };
 use crate::sandbox::{self, Identity, Role};
 use crate::sink::{Format, OutputOptions};
+use crate::stream::options::{Bodies, StreamOptions};
 
 /// A call that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,9 +122,11 @@ impl<'a> Bench<'a> {
                 shared: false,
                 quiet_end: true,
                 rotate: None,
+                bodies: Bodies::None,
             }],
             session: Session { host: String::new(), kernel: String::new(), version: String::new() },
             count: None,
+            streams: StreamOptions::default(),
             replay: Some(ReplayClock { monotonic_ns: 0, wall_ns: 0 }),
         };
         let fds = [link.ring.as_fd(), link.bell.as_fd(), output.as_fd()];

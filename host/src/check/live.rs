@@ -42,6 +42,8 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         count: None,
         ring_bytes: None,
         btf: None,
+        streams: Default::default(),
+        bodies: Default::default(),
         multiline: false,
         quiet: true,
         verbose: 0,

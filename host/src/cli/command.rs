@@ -4,13 +4,17 @@ use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
 
-use super::duration::{duration, ring_size, rotate_size, rotate_time};
+use super::duration::{duration, max_body, ring_size, rotate_size, rotate_time, stream_memory};
 use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
 use crate::module::Catalog;
+use crate::stream::options::StatusRange;
 
 /// Heading of the options that every module has.
 const COMMON: &str = "Options of every module";
+
+/// Heading of the options for what connections carry.
+const CONNECTIONS: &str = "Options for connections, and the HTTP that they carry";
 
 /// Builds the whole command line from what the catalog holds.
 #[must_use]
@@ -175,7 +179,49 @@ pub fn common_args() -> Vec<Arg> {
             .action(ArgAction::Count)
             .help("Say what is done; -vv also shows what the kernel's verifier said"),
     ];
-    common.into_iter().chain(rotation_args()).map(|arg| arg.help_heading(COMMON)).collect()
+    let common = common.into_iter().chain(rotation_args()).map(|arg| arg.help_heading(COMMON));
+    common.chain(stream_args().into_iter().map(|arg| arg.help_heading(CONNECTIONS))).collect()
+}
+
+/// What is shown of connections: of a run, and of a recording that is decoded again.
+pub fn stream_args() -> Vec<Arg> {
+    let list = |name: &'static str, value: &'static str| {
+        Arg::new(name).long(name).value_name(value).action(ArgAction::Append).value_delimiter(',')
+    };
+    vec![
+        Arg::new("view")
+            .long("view")
+            .value_name("VIEW")
+            .default_value("auto")
+            .value_parser(["auto", "raw", "http"])
+            .help("Show requests with their responses where HTTP is spoken (auto), those only (http), or every call as it is (raw)"),
+        Arg::new("body")
+            .long("body")
+            .value_name("WHICH")
+            .value_parser(["none", "text", "all"])
+            .help("Show these bodies; text output shows none if nothing is said, JSON all"),
+        Arg::new("max-body")
+            .long("max-body")
+            .value_name("SIZE")
+            .value_parser(max_body)
+            .help("Longest part of a body that is shown, after decoding (1MiB)"),
+        Arg::new("stream-memory")
+            .long("stream-memory")
+            .value_name("SIZE")
+            .value_parser(stream_memory)
+            .help("Room for what is held of all connections together (64MiB)"),
+        list("host", "HOST").help("Only requests to these hosts (a list: example.org,*.example.com)"),
+        list("path", "PATH").help("Only requests for these paths and what is below them; with * a pattern"),
+        list("status", "STATUS")
+            .value_parser(value_parser!(StatusRange))
+            .help("Only responses with these status codes (a list: 404,5xx,200-299)"),
+        list("method", "METHOD").help("Only requests with these methods (a list)"),
+        Arg::new("min-duration")
+            .long("min-duration")
+            .value_name("TIME")
+            .value_parser(duration)
+            .help("Only requests that took at least so long, up to the end of the response (500ms)"),
+    ]
 }
 
 fn rotation_args() -> [Arg; 3] {

@@ -50,6 +50,24 @@ pub fn ring_size(text: &str) -> Result<u64, String> {
     if (128 << 10..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 128KiB to 1GiB".into()) }
 }
 
+/// Longest part of a body that is shown: at most 256MiB, since it is held in memory as a whole.
+///
+/// # Errors
+/// Says what was expected.
+pub fn max_body(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (1..=256 << 20).contains(&bytes) { Ok(bytes) } else { Err("expected 1 byte to 256MiB".into()) }
+}
+
+/// Room for what is held of connections: 1MiB to 1GiB, which the collector's own limit leaves room for.
+///
+/// # Errors
+/// Says what was expected.
+pub fn stream_memory(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (1 << 20..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 1MiB to 1GiB".into()) }
+}
+
 /// Most bytes of a file of a rotated output.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use ecapture_plugin_api::plan::{Config, Value};
 
 use crate::failure::{Exit, Failure};
 use crate::sink::{Format, Rotate};
+use crate::stream::options::{Bodies, Filter, StreamOptions, View};
 
 /// How outputs are cut into files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,10 @@ pub struct RunOptions {
     pub ring_bytes: Option<u64>,
     /// Type information of the kernel.
     pub btf: Option<PathBuf>,
+    /// What is done with connections.
+    pub streams: StreamOptions,
+    /// Bodies that are shown.
+    pub bodies: Bodies,
     /// Line breaks of captured text are shown as line breaks.
     pub multiline: bool,
     /// No messages but errors.
@@ -139,6 +144,8 @@ impl RunOptions {
     /// # Errors
     /// `E-USAGE` if a value is out of its range.
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, Failure> {
+        let format = format(matches);
+        let (streams, bodies) = streams(matches, format)?;
         Ok(Self {
             pids: matches.get_many("pid").into_iter().flatten().copied().collect(),
             children: !matches.get_flag("no-children"),
@@ -147,7 +154,7 @@ impl RunOptions {
             cgroups: matches.get_many("cgroup").into_iter().flatten().cloned().collect(),
             containers: matches.get_many("container").into_iter().flatten().cloned().collect(),
             follow: !matches.get_flag("no-new-targets"),
-            format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
+            format,
             writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
             record: matches.get_one::<String>("record").map(PathBuf::from),
             rotation: Rotation::from_matches(matches)?,
@@ -155,9 +162,51 @@ impl RunOptions {
             count: matches.get_one("count").copied(),
             ring_bytes: matches.get_one("ring-size").copied(),
             btf: matches.get_one::<String>("btf").map(PathBuf::from),
+            streams,
+            bodies,
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_count("verbose"),
         })
     }
+}
+
+/// How events are written.
+pub fn format(matches: &ArgMatches) -> Format {
+    matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text)
+}
+
+/// What is done with connections, and which bodies are shown.
+///
+/// # Errors
+/// `E-USAGE` if options contradict one another.
+pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, Bodies), Failure> {
+    let list = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
+    let filter = Filter {
+        hosts: list("host"),
+        paths: list("path"),
+        status: matches.get_many("status").into_iter().flatten().copied().collect(),
+        methods: list("method"),
+        min_duration_ns: matches
+            .get_one::<Duration>("min-duration")
+            .map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+    };
+    let view = matches.get_one::<String>("view").and_then(|name| View::from_name(name)).unwrap_or_default();
+    let view = match view {
+        View::Raw if !filter.is_empty() => {
+            let text = "--host, --path, --status, --method and --min-duration choose among HTTP requests, which --view raw does not show";
+            return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+        }
+        // What has no request fits no filter.
+        _ if !filter.is_empty() => View::Http,
+        // A dump is of the bytes as they were.
+        View::Auto if format == Format::Hex => View::Raw,
+        view => view,
+    };
+    let bodies = matches.get_one::<String>("body").and_then(|name| Bodies::from_name(name));
+    let bodies = bodies.unwrap_or(if format == Format::Json { Bodies::All } else { Bodies::None });
+    let max_body = matches.get_one("max-body").copied().unwrap_or(1 << 20);
+    let memory = matches.get_one("stream-memory").copied().unwrap_or(64 << 20);
+    let max_body = if bodies == Bodies::None { 0 } else { max_body };
+    Ok((StreamOptions { view, max_body, memory, filter }, bodies))
 }

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{judge_object, refused};
+use super::{command, judge_object, options, refused};
 use crate::broker::{self, replay};
 use crate::failure::{Exit, Failure};
 use crate::module::{Facts, Loaded};
-use crate::sink::Format;
 
 /// The sub-command.
 pub fn command() -> Command {
@@ -34,6 +33,7 @@ pub fn command() -> Command {
                 .action(ArgAction::Append)
                 .help("Write to this file instead of stdout; - is stdout; may be repeated"),
         )
+        .args(command::stream_args())
         .arg(flag("multiline", "Text output: show line breaks of captured text as line breaks, indented"))
         .arg(flag("quiet", "No messages but errors; the summary is left out as well").short('q'))
         .arg(Arg::new("verbose").short('v').long("verbose").action(ArgAction::Count).help("Say what is done"))
@@ -43,10 +43,14 @@ pub fn command() -> Command {
 pub fn run(facts: &Facts, matches: &ArgMatches) -> Result<Exit, Failure> {
     let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from).unwrap_or_default();
     let module = load(&path("file"), facts)?;
+    let format = options::format(matches);
+    let (streams, bodies) = options::streams(matches, format)?;
     let options = replay::Options {
         recording: path("recording"),
-        format: matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text),
+        format,
         writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
+        streams,
+        bodies,
         multiline: matches.get_flag("multiline"),
         quiet: matches.get_flag("quiet"),
         verbose: matches.get_count("verbose"),

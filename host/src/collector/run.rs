@@ -1,21 +1,21 @@
 //! The collector's loop.
 
-use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::mail::Mail;
 use super::merge::Merge;
-use super::source::{Ended, Intake, Source};
+use super::out::{Out, Waiting, monotonic_ns};
+use super::source::{Ended, Source};
+use super::streams::Streams;
 use super::who::Who;
-use crate::event::model::Stream;
-use crate::event::wire::{View, role};
-use crate::event::{Clock, Event, Field, Flags, Summary, summary_text};
+use crate::event::wire::View;
+use crate::event::{Clock, Summary, summary_text};
 use crate::link::Message;
 use crate::protocol::control::Control;
-use crate::protocol::{CollectorStart, FromCollector, KernelTotals, Process, TargetName, ToCollector};
+use crate::protocol::{CollectorStart, FromCollector, KernelTotals, TargetName, ToCollector};
 use crate::recording::{Header, RecordedModule};
 use crate::sandbox::{self, Entry, Limits, Role, child};
 use crate::sink::{Format, OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
@@ -25,10 +25,6 @@ use crate::worker::BatchCounts;
 const BUDGET: usize = 4096;
 /// Bytes taken from one link before anybody else's turn, that of a slow output included.
 const BUDGET_BYTES: u64 = 512 << 10;
-/// Longest wait for the broker's answer about a process; then the target's path must do.
-const ANSWER: Duration = Duration::from_millis(50);
-/// Number of the control group that has all others in it, and says nothing.
-const ROOT_GROUP: u64 = 1;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(100);
 /// For slow readers of the outputs, at the end.
@@ -101,6 +97,7 @@ fn start(broker: u32) -> Result<Collector, String> {
     for output in outputs.iter_mut().filter(|o: &&mut OutputSpec| o.options.format == Format::Recording) {
         output.header = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
     }
+    let streams = Streams::new(start.streams, modules.iter().map(|module| module.name.as_str()))?;
     let mut sinks = SinkSet::new(outputs).map_err(|e| e.to_string())?;
     sinks.session_start(&SessionStart {
         wall_ns: clock.wall_ns(began),
@@ -118,6 +115,9 @@ fn start(broker: u32) -> Result<Collector, String> {
             sinks,
             clock,
             who: Who::default(),
+            streams,
+            given_up: Vec::new(),
+            waiting: Waiting::default(),
             live: start.replay.is_none(),
             count: start.count,
             written: 0,
@@ -150,18 +150,6 @@ struct Collector {
     finish: Option<(Vec<KernelTotals>, Option<u64>)>,
 }
 
-/// Everything behind the merge.
-struct Out {
-    sinks: SinkSet,
-    clock: Clock,
-    who: Who,
-    /// Processes of this machine are meant; in a replay they are of another time.
-    live: bool,
-    count: Option<u64>,
-    written: u64,
-    enough: bool,
-}
-
 impl Collector {
     fn run(mut self) -> Result<(), String> {
         let mut told = false;
@@ -182,6 +170,7 @@ impl Collector {
                     self.out.event(&mut source.intake, &bytes, &mut self.mail);
                 }
             }
+            self.out.tell_waiting(&mut self.sources, &mut self.mail);
             let mut notices = Vec::new();
             let due = self.out.sinks.tick(Instant::now(), &mut notices);
             self.say(notices);
@@ -264,7 +253,10 @@ impl Collector {
                 }
                 ToCollector::Over(index) => self.ended(index, Ended::Over),
                 ToCollector::Resolved(process) => self.out.who.learn(process, Instant::now()),
-                ToCollector::Changed(pid, time_ns) => self.out.who.changed(pid, time_ns),
+                ToCollector::Changed(pid, time_ns) => {
+                    self.out.who.changed(pid, time_ns);
+                    self.out.streams.process_ended(pid, time_ns);
+                }
                 // Taken out where it was read.
                 ToCollector::Target(..) => {}
                 ToCollector::Finish(totals, ended_ns) => {
@@ -342,6 +334,13 @@ impl Collector {
     }
 
     fn end(mut self, kernel: &[KernelTotals], ended_ns: Option<u64>) {
+        let mut left = std::mem::take(&mut self.out.given_up);
+        left.append(&mut self.out.streams.finish());
+        self.out.tell(left, &mut self.sources, &mut self.mail);
+        while self.out.go_on(&mut self.sources, &mut self.mail) {
+            self.out.sinks.flush();
+            self.wait_for_room();
+        }
         let mut summary = Summary::default();
         for (source, kernel) in self.sources.iter().zip(kernel) {
             source.intake.add_to(&mut summary);
@@ -350,6 +349,7 @@ impl Collector {
             // Nobody will ever read what its last worker left behind.
             totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
+        self.out.streams.add_to(&mut summary);
         self.tell_targets();
         self.out.sinks.flush();
         self.out.sinks.add_losses(&mut summary);
@@ -407,174 +407,4 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
         Ok(count) => Ok(count),
         Err(e) => Err(e.to_string()),
     }
-}
-
-/// The broker's messages. Those that come while an answer is waited for are kept for their turn.
-#[derive(Default)]
-struct Mail {
-    control: Control,
-    kept: VecDeque<Letter>,
-    /// Target files by module and number.
-    targets: HashMap<(usize, u32), Rc<TargetName>>,
-    /// Those that no output has been told of yet.
-    fresh: Vec<(usize, u32)>,
-}
-
-/// A message, and the file that came with it.
-type Letter = (ToCollector, Option<OwnedFd>);
-
-impl Mail {
-    fn next(&mut self, patience: Duration) -> Result<Option<Letter>, String> {
-        loop {
-            let letter = match self.kept.pop_front() {
-                Some(letter) => Some(letter),
-                None => self.control.hear_with_file(patience).map_err(|e| format!("the broker is gone: {e}"))?,
-            };
-            match letter {
-                Some((ToCollector::Target(module, number, name), _)) => self.name(module, number, name),
-                other => return Ok(other),
-            }
-        }
-    }
-
-    /// The next answer about a process, within `patience`. Errors come again at the next [`Mail::next`].
-    fn answer(&mut self, patience: Duration) -> Option<Process> {
-        let until = Instant::now() + patience;
-        loop {
-            match self.control.hear_with_file(until.saturating_duration_since(Instant::now())).ok()?? {
-                (ToCollector::Resolved(process), _) => return Some(process),
-                (ToCollector::Target(module, number, name), _) => self.name(module, number, name),
-                other => self.kept.push_back(other),
-            }
-        }
-    }
-
-    fn name(&mut self, module: usize, number: u32, name: TargetName) {
-        // The broker gives out a few numbers again and again.
-        self.targets.insert((module, number), Rc::new(name));
-        self.fresh.push((module, number));
-    }
-
-    /// The target of this number. The broker says a new one before its probes are attached, so if it is not known yet its name
-    /// is among the letters that were not opened.
-    fn target(&mut self, module: usize, number: u32) -> Option<Rc<TargetName>> {
-        if !self.targets.contains_key(&(module, number)) {
-            while let Ok(Some(letter)) = self.control.hear_with_file(Duration::ZERO) {
-                match letter {
-                    (ToCollector::Target(module, number, name), _) => self.name(module, number, name),
-                    other => self.kept.push_back(other),
-                }
-            }
-        }
-        self.targets.get(&(module, number)).cloned()
-    }
-}
-
-impl Out {
-    /// One event, in its place.
-    fn event(&mut self, source: &mut Intake, bytes: &[u8], mail: &mut Mail) {
-        let Ok(view) = View::decode(bytes) else {
-            source.malformed += 1;
-            source.undeclared += 1;
-            return;
-        };
-        let fixed = &view.fixed;
-        let schema = source.schema.event(fixed.event);
-        source.undeclared += u64::from(schema.is_none() || !matches!(fixed.role, role::OUTPUT | role::STREAM));
-        // Bytes of a stream are shown as they come. Connections and secrets are for what this version does not have.
-        let (Some(schema), role::OUTPUT | role::STREAM) = (schema, fixed.role) else {
-            source.malformed += 1;
-            return;
-        };
-        if self.enough {
-            return;
-        }
-        let target = mail.target(source.index, fixed.target);
-        // In the file that it runs, a process can only be running that file.
-        let runs_target = target.as_ref().is_some_and(|t| t.program);
-        let (process, container) = self.whose(fixed.pid, fixed.time_ns, fixed.cgroup, runs_target, mail);
-        let mut fields: Vec<Field<'_>> = Vec::with_capacity(16);
-        let refused = schema.bind(&view, &mut fields);
-        let comm_len = fixed.comm.iter().position(|b| *b == 0).unwrap_or(fixed.comm.len());
-        let target = target.as_ref().map(|t| t.path.as_bytes());
-        let asked = process.as_ref().and_then(|p| p.exe.as_deref()).map(str::as_bytes);
-        // A library may be in any program: then its path says nothing of it.
-        let exe = if runs_target { target } else { asked };
-        let event = Event {
-            schema,
-            time_ns: fixed.time_ns,
-            wall_ns: self.clock.wall_ns(fixed.time_ns),
-            pid: fixed.pid,
-            tid: fixed.tid,
-            uid: fixed.uid,
-            cgroup: fixed.cgroup,
-            comm: fixed.comm.get(..comm_len).unwrap_or_default(),
-            exe,
-            container: container.as_deref(),
-            target,
-            stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: fixed.stream_offset }),
-            fields: &fields,
-            refused,
-            payload: view.payload,
-            missing: fixed.missing,
-            lost_before: fixed.lost_before,
-            flags: Flags(fixed.flags),
-        };
-        self.sinks.event(&event);
-        source.events += 1;
-        source.truncated_bytes += fixed.missing;
-        source.columns_refused += u64::from(refused);
-        self.written += 1;
-        self.enough = self.count.is_some_and(|count| self.written >= count);
-    }
-
-    /// The process behind an event, and the container: asks the broker about what is new, and waits a moment for the answer.
-    /// `runs_target`: the program is known already, and only the container may have to be asked for.
-    fn whose(
-        &mut self,
-        pid: u32,
-        time_ns: u64,
-        group: u64,
-        runs_target: bool,
-        mail: &mut Mail,
-    ) -> (Option<Rc<Process>>, Option<Rc<str>>) {
-        if !self.live {
-            return (None, None);
-        }
-        let now = Instant::now();
-        let group = if group > ROOT_GROUP { group } else { 0 };
-        let mut of_group = self.who.container(group);
-        if runs_target && let Some(container) = of_group {
-            return (None, container);
-        }
-        let mut process = self.who.process(pid, time_ns, now);
-        if process.is_none() || (group != 0 && of_group.is_none()) {
-            Control::say(&FromCollector::Resolve(pid, group));
-            while let Some(answer) = mail.answer(ANSWER.saturating_sub(now.elapsed())) {
-                let mine = answer.pid == pid;
-                self.who.learn(answer, now);
-                if mine {
-                    break;
-                }
-            }
-            if self.who.process(pid, time_ns, now).is_none() {
-                self.who.learn(Process { pid, ..Process::default() }, now);
-            }
-            // An answer that comes later still counts; until then nobody is asked again.
-            self.who.nothing_of(group);
-            process = self.who.process(pid, time_ns, now);
-            of_group = self.who.container(group);
-        }
-        // The group is the event's own; without one of version 2, the process's word must do.
-        let container = match of_group {
-            Some(container) => container,
-            None => process.as_ref().and_then(|p| p.container.as_deref()).map(Rc::from),
-        };
-        (process, container)
-    }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -4,6 +4,7 @@
 //! the broker answered about the process. Text is bytes as captured; making it safe to print is the sinks' duty.
 
 use super::schema::{Column, EventSchema};
+use crate::stream::exchange::Exchange;
 
 /// One event of role `output`.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,8 @@ pub struct Event<'a> {
     pub lost_before: u64,
     /// What else has to be said.
     pub flags: Flags,
+    /// What the event is about, if it is a request with its response.
+    pub exchange: Option<&'a Exchange>,
 }
 
 /// A place in a connection.

@@ -65,6 +65,20 @@ totals! {
     late,
     /// Events that some output could not take.
     sink_lost,
+    /// Requests and responses that were put together of what connections carried.
+    exchanges,
+    /// Of these, those of which a half or a part is missing.
+    incomplete,
+    /// Of these, those that the filters left out.
+    filtered,
+    /// Calls on connections without HTTP, which the view left out.
+    not_shown,
+    /// Bytes of HTTP connections that belonged to no message that could be read.
+    unparsed_bytes,
+    /// Bytes that were found to be missing in connections.
+    gap_bytes,
+    /// Connections that were given up since too much was held of all of them.
+    evicted,
 }
 
 impl ModuleTotals {
@@ -134,6 +148,16 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
     say(t.restarts, "restart", " of the worker")?;
     say(t.late, "event", " written out of order: too late to be sorted")?;
     say(t.sink_lost, "event", " not written: an output was slow, full or closed")?;
+    let incomplete = match t.incomplete {
+        0 => String::new(),
+        some => format!(", {} of them incomplete", count(some, "").trim_end_matches('s').trim_end()),
+    };
+    say(t.exchanges, "HTTP exchange", &incomplete)?;
+    say(t.filtered, "HTTP exchange", " left out by the filters")?;
+    say(t.not_shown, "call", " on connections without HTTP not shown: --view auto shows them")?;
+    say(t.gap_bytes, "byte", " missing in connections")?;
+    say(t.unparsed_bytes, "byte", " of HTTP connections in no message that could be read")?;
+    say(t.evicted, "connection", " given up early: too much was held (--stream-memory)")?;
     say(t.unaccounted(), "message", " unaccounted for: neither received nor counted as lost")
 }
 

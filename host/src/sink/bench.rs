@@ -61,6 +61,7 @@ fn events_per_second() {
                 shared: false,
                 rotate: None,
                 quiet_end: false,
+                bodies: Default::default(),
             };
             let mut set = SinkSet::new(vec![OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }]).unwrap();
             let mut notices = Vec::new();

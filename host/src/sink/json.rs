@@ -5,9 +5,11 @@
 //! is that every string goes through [`escape::json`], every name was checked by the schema, and the tests parse it all.
 
 use crate::event::{Event, Value};
+use crate::stream::options::Bodies;
 
 use super::encode::{base64, decimal, float, signed};
 use super::escape;
+use super::exchange;
 use super::session::{Gap, Render, SegmentEnd, SessionEnd, SessionStart};
 use super::time::Rfc3339;
 
@@ -18,6 +20,7 @@ pub const SCHEMA_VERSION: u64 = 1;
 #[derive(Debug, Default)]
 pub struct Json {
     times: Rfc3339,
+    bodies: Bodies,
 }
 
 impl Render for Json {
@@ -50,13 +53,19 @@ impl Render for Json {
         id("ecapture.monotonic_ns", event.time_ns, out);
         if let Some(stream) = event.stream {
             id("ecapture.stream.id", stream.id, out);
-            number("ecapture.stream.offset", stream.offset, out);
+            // An exchange is not at one place.
+            if event.exchange.is_none() {
+                number("ecapture.stream.offset", stream.offset, out);
+            }
         }
         for (column, value) in event.columns() {
             column_value(column.name(), value, out);
         }
         if !event.payload.is_empty() {
             payload(event.payload, out);
+        }
+        if let Some(exchange) = event.exchange {
+            exchange::json(exchange, self.bodies, out);
         }
         losses(event, out);
         out.extend_from_slice(b"}\n");
@@ -125,6 +134,11 @@ impl Render for Json {
 }
 
 impl Json {
+    /// With these bodies of requests and responses.
+    pub fn new(bodies: Bodies) -> Self {
+        Self { bodies, ..Self::default() }
+    }
+
     fn begin(&mut self, wall_ns: u64, name: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
         self.times.write(wall_ns, out);
@@ -190,13 +204,13 @@ fn losses(event: &Event<'_>, out: &mut Vec<u8>) {
 }
 
 /// `,"name":`
-fn key(name: &str, out: &mut Vec<u8>) {
+pub(super) fn key(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
 }
 
-fn string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
+pub(super) fn string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.push(b'"');
     let whole = escape::json(bytes, out);
     out.push(b'"');
@@ -204,7 +218,7 @@ fn string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
 }
 
 /// Text, and the exact bytes beside it if the text can't say them.
-fn text(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn text(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
     key(name, out);
     if !string(bytes, out) {
         exact(name, bytes, out);
@@ -219,7 +233,7 @@ fn exact(name: &str, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn number(name: &str, value: u64, out: &mut Vec<u8>) {
+pub(super) fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     key(name, out);
     decimal(value, out);
 }
@@ -231,7 +245,7 @@ fn id(name: &str, value: u64, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn flag(name: &str, value: bool, out: &mut Vec<u8>) {
+pub(super) fn flag(name: &str, value: bool, out: &mut Vec<u8>) {
     key(name, out);
     out.extend_from_slice(if value { b"true" } else { b"false" });
 }

@@ -60,6 +60,7 @@ pub fn event<'a>(schema: &'a Schema, fields: &'a [Field<'a>]) -> Event<'a> {
         missing: 0,
         lost_before: 0,
         flags: Flags::default(),
+        exchange: None,
     }
 }
 

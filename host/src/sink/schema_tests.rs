@@ -6,6 +6,7 @@ use super::json::Json;
 use super::samples;
 use super::session::{Gap, Render, SegmentEnd, SegmentModule, SessionEnd, SessionModule, SessionStart};
 use crate::event::{Event, Flags, Summary, Value, model::Stream};
+use crate::stream::options::Bodies;
 use ecapture_plugin_api::manifest::{HOST_COLUMNS, HOST_PREFIXES};
 
 fn schema() -> J {
@@ -99,6 +100,15 @@ fn events_are_as_published() {
         assert!(full.get(key).is_some() || key == "ecapture.payload.text", "{key} is published, never produced");
         assert!(HOST_COLUMNS.contains(&key.as_str()) || HOST_PREFIXES.iter().any(|p| key.starts_with(p)), "{key}");
     }
+}
+
+#[test]
+fn exchanges_are_as_published() {
+    let schema = samples::schema();
+    let exchange = super::exchange::tests::exchange();
+    let mut event = samples::event(&schema, &[]);
+    event.exchange = Some(&exchange);
+    conforms("event", &line(|_, out| Json::new(Bodies::All).event(&event, out)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::event::{Event, Summary};
 use crate::protocol::KernelTotals;
+use crate::stream::options::Bodies;
 
 use super::count::Count;
 use super::fd::{FdDestination, Sharing};
@@ -157,6 +158,9 @@ pub struct OutputOptions {
     /// Cut into files: the first one is given, the rest are asked for.
     #[serde(default)]
     pub rotate: Option<Rotate>,
+    /// Bodies of requests and responses that it shows.
+    #[serde(default)]
+    pub bodies: Bodies,
 }
 
 /// An output to be.
@@ -306,8 +310,9 @@ impl SinkSet {
 }
 
 fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
-    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end, rotate } = spec.options;
-    let text = TextOptions { utc_offset_s, multiline, color };
+    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end, rotate, bodies } =
+        spec.options;
+    let text = TextOptions { utc_offset_s, multiline, color, bodies };
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("output {name} came without a descriptor"));
     if format == Format::None {
         return Ok(Box::new(Count::new(&name)));
@@ -318,7 +323,7 @@ fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
         Format::Recording => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
         Format::Text => |text| Box::new(Text::new(text)),
         Format::Hex => |text| Box::new(Hex::new(text)),
-        Format::Json => |_| Box::new(Json::default()),
+        Format::Json => |text| Box::new(Json::new(text.bodies)),
     };
     if let Some(rotate) = rotate {
         let render = Box::new(move || render(text));
@@ -346,6 +351,7 @@ mod tests {
             shared,
             quiet_end: shared,
             rotate: None,
+            bodies: Bodies::None,
         };
         OutputSpec { options, fd: Some(fd.into()), header: Vec::new() }
     }

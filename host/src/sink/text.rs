@@ -9,6 +9,8 @@ use std::io::Write as _;
 
 use crate::event::template::Part;
 use crate::event::{Event, Value};
+use crate::stream::exchange::{Exchange, Message};
+use crate::stream::options::{Bodies, is_text};
 
 use super::encode::{decimal, float, hex_byte, signed};
 use super::escape;
@@ -27,6 +29,8 @@ pub struct TextOptions {
     pub multiline: bool,
     /// Colours. The caller knows whether this is a terminal.
     pub color: bool,
+    /// Bodies of requests and responses that follow their line, indented.
+    pub bodies: Bodies,
 }
 
 /// The format.
@@ -161,6 +165,36 @@ impl Text {
     }
 }
 
+impl Text {
+    /// What was said, each half in an indented line of its own, or in several with `multiline`.
+    fn bodies(&self, exchange: &Exchange, out: &mut Vec<u8>) {
+        let request = exchange.request.iter().map(|request| (&b"> "[..], &request.message));
+        let response = exchange.response.iter().map(|response| (&b"< "[..], &response.message));
+        for (mark, Message { body, .. }) in request.chain(response) {
+            if !self.options.bodies.shows(&body.bytes) {
+                continue;
+            }
+            // The line before ends already.
+            out.extend_from_slice(escape::INDENT.get(1..).unwrap_or_default());
+            out.extend_from_slice(mark);
+            if is_text(&body.bytes) {
+                self.value(Value::Text(&body.bytes), out);
+            } else {
+                let _ = write!(out, "({} bytes that are not text: -o json has them)", body.bytes.len());
+            }
+            if let Some(more) = body.decoded.checked_sub(body.bytes.len() as u64).filter(|more| *more > 0) {
+                let _ = write!(out, " ... ({more} more bytes)");
+            }
+            if let Some(problem) = &body.problem {
+                out.extend_from_slice(b" [");
+                escape::text(problem.as_bytes(), out);
+                out.push(b']');
+            }
+            out.push(b'\n');
+        }
+    }
+}
+
 impl Render for Text {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         self.prefix(event, out);
@@ -170,6 +204,9 @@ impl Render for Text {
         }
         self.payload(event.payload, out);
         self.suffix(event, out);
+        if let Some(exchange) = event.exchange {
+            self.bodies(exchange, out);
+        }
     }
 
     /// Text begins with the first event: what a person has to know at start is said on stderr.

@@ -100,6 +100,39 @@ pub struct Header {
     pub value: Option<Vec<u8>>,
 }
 
+impl Exchange {
+    /// When it was over: the last byte of either half.
+    #[must_use]
+    pub fn ended_ns(&self) -> u64 {
+        self.halves().map(|message| message.ended_ns.max(message.began_ns)).max().unwrap_or(0)
+    }
+
+    /// From the first byte of the request to the last of the response; `None` if one of them was not seen.
+    #[must_use]
+    pub fn duration_ns(&self) -> Option<u64> {
+        let request = &self.request.as_ref()?.message;
+        let response = &self.response.as_ref()?.message;
+        (response.ended_ns > 0).then(|| response.ended_ns.max(request.ended_ns).saturating_sub(request.began_ns))
+    }
+
+    /// Bytes of it that were never captured.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.halves().fold(0, |sum, message| sum.saturating_add(message.missing))
+    }
+
+    /// Both halves came, each up to its end.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.request.is_some() && self.response.is_some() && self.halves().all(|message| message.complete)
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &Message> {
+        let request = self.request.iter().map(|request| &request.message);
+        request.chain(self.response.iter().map(|response| &response.message))
+    }
+}
+
 impl Message {
     /// The first header of this name, upper or lower case, whose value is known.
     #[must_use]

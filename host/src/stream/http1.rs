@@ -54,6 +54,12 @@ impl Http1 {
         std::mem::take(&mut self.transmit.skipped) + std::mem::take(&mut self.receive.skipped)
     }
 
+    /// A body is open that ends with the connection.
+    #[must_use]
+    pub fn until_close(&self) -> bool {
+        self.transmit.until_close() || self.receive.until_close()
+    }
+
     fn halves(&mut self, direction: Direction) -> (&mut Half, &mut Half) {
         match direction {
             Direction::Transmit => (&mut self.transmit, &mut self.receive),

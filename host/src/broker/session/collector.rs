@@ -15,6 +15,7 @@ use crate::module::Trust;
 use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts, TargetName};
 use crate::sandbox::{Identity, Role};
 use crate::sink::{Format, OutputOptions};
+use crate::stream::options::Bodies;
 
 /// Longest message of a stream: what is joined, or one record. The fixed part that a module puts before the bytes is not
 /// part of its limit; no module's is longer than a page.
@@ -55,13 +56,14 @@ pub fn start_collector(
     let start = CollectorStart {
         identity: Identity::choose(),
         modules: captures.iter().map(source).collect(),
-        outputs: collector_outputs(outputs, options.format, options.multiline),
+        outputs: collector_outputs(outputs, options.format, options.multiline, options.bodies),
         session: SessionFacts {
             host: watch::host_name(),
             kernel: kernel_release.into(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
         count: options.count,
+        streams: options.streams.clone(),
         replay: None,
     };
     let links = captures.iter().flat_map(|c| [c.link.ring.as_fd(), c.link.bell.as_fd()]);
@@ -70,7 +72,7 @@ pub fn start_collector(
 }
 
 /// How each output is to be written.
-pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool) -> Vec<OutputOptions> {
+pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool, bodies: Bodies) -> Vec<OutputOptions> {
     let options = |o: &Output| OutputOptions {
         name: o.name.clone(),
         format: if o.recording { Format::Recording } else { format },
@@ -80,6 +82,7 @@ pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool) ->
         shared: o.inherited,
         quiet_end: o.inherited,
         rotate: o.rotate,
+        bodies,
     };
     outputs.iter().map(options).collect()
 }

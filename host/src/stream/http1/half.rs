@@ -90,6 +90,11 @@ impl Half {
         }
     }
 
+    /// In a body that ends with the connection.
+    pub fn until_close(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
     /// Bytes of memory, about.
     pub fn held(&self) -> usize {
         self.kept.capacity() + self.body.as_ref().map_or(0, BodyReader::held)

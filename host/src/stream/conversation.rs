@@ -1,0 +1,311 @@
+//! One connection: which protocol it speaks, and what is done with each of its calls.
+//!
+//! A connection is plain until a message begins where a call begins: from then on it is read. So a connection that is joined
+//! in the middle, or that becomes HTTP later, is read from its next message on.
+
+use super::assemble::{Assembler, Call};
+use super::body::BodyLimits;
+use super::exchange::{Direction, Exchange, Protocol};
+use super::http1::Http1;
+use super::http1::head::{Begins, begins};
+
+/// Calls that are held back while the first bytes do not tell yet what they are.
+const MAX_HELD_CALLS: usize = 32;
+/// Bytes of them.
+const MAX_HELD_BYTES: usize = 64 << 10;
+/// How HTTP/2 begins, on the side of the client.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is to be done with a call, and with those before it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Calls that were held back and are to be shown as they came, first of all.
+    pub released: Vec<Vec<u8>>,
+    /// Requests with their responses.
+    pub exchanges: Vec<Exchange>,
+    /// The call itself is to be shown as it came.
+    pub show: bool,
+    /// Bytes that were found to be missing.
+    pub missing: u64,
+    /// Bytes that belonged to no message.
+    pub unparsed: u64,
+}
+
+/// What the first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Http1,
+    /// A protocol that is known and not read: the whole connection is shown as it comes.
+    Unread,
+    Not,
+    Open,
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// No message has begun.
+    Plain,
+    /// Nothing that could be read will ever come.
+    Unread,
+    /// It speaks HTTP/1.
+    Http1(Box<Http1>),
+}
+
+/// A call that is held back.
+#[derive(Debug)]
+struct Held {
+    raw: Vec<u8>,
+    direction: Direction,
+    bytes: Vec<u8>,
+    time_ns: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conversation {
+    limits: BodyLimits,
+    transmit: Assembler,
+    receive: Assembler,
+    mode: Mode,
+    held: Vec<Held>,
+    /// An exchange was made of it.
+    pub spoke: bool,
+}
+
+impl Conversation {
+    /// One of which nothing has been seen.
+    #[must_use]
+    pub fn new(limits: BodyLimits) -> Self {
+        Self {
+            limits,
+            transmit: Assembler::default(),
+            receive: Assembler::default(),
+            mode: Mode::Plain,
+            held: Vec::new(),
+            spoke: false,
+        }
+    }
+
+    /// The next call. `raw`: the event that told of it, to be given back if it has to be shown later.
+    pub fn call(&mut self, call: &Call<'_>, raw: &[u8], outcome: &mut Outcome) {
+        let direction = call.direction;
+        let assembler = if direction == Direction::Transmit { &mut self.transmit } else { &mut self.receive };
+        let placed = assembler.place(call);
+        outcome.missing += placed.gap.saturating_add(placed.missing);
+        if placed.gap > 0 {
+            self.gap(direction, call.time_ns, placed.gap, outcome);
+        }
+        match &self.mode {
+            Mode::Http1(_) => self.parse(direction, call.time_ns, placed.bytes, outcome),
+            Mode::Unread => outcome.show = true,
+            Mode::Plain => self.decide(call, placed.bytes, raw, outcome),
+        }
+        if placed.missing > 0 {
+            self.gap(direction, call.time_ns, placed.missing, outcome);
+        }
+    }
+
+    fn gap(&mut self, direction: Direction, time_ns: u64, len: u64, outcome: &mut Outcome) {
+        match &mut self.mode {
+            Mode::Http1(http) => http.gap(direction, time_ns, Some(len), &mut outcome.exchanges),
+            // What was held back waits for bytes that are lost.
+            Mode::Plain | Mode::Unread => self.release(outcome),
+        }
+    }
+
+    fn parse(&mut self, direction: Direction, time_ns: u64, bytes: &[u8], outcome: &mut Outcome) {
+        let Mode::Http1(http) = &mut self.mode else { return };
+        http.data(direction, time_ns, bytes, &mut outcome.exchanges);
+        outcome.unparsed += http.take_skipped();
+        if let Some(switched) = http.switched() {
+            // A parser for what comes then would take over here, from the last `rest` bytes of the call on.
+            outcome.show |= switched.rest > 0;
+            self.mode = if switched.to == b"tunnel" { Mode::Plain } else { Mode::Unread };
+        }
+    }
+
+    fn decide(&mut self, call: &Call<'_>, bytes: &[u8], raw: &[u8], outcome: &mut Outcome) {
+        let before = self.held.iter().filter(|held| held.direction == call.direction);
+        let choice = match before.map(|held| held.bytes.as_slice()).collect::<Vec<_>>().as_slice() {
+            [] => choose(bytes),
+            held => choose(&[held.concat().as_slice(), bytes].concat()),
+        };
+        match choice {
+            Choice::Http1 => {
+                self.mode = Mode::Http1(Box::new(Http1::new(self.limits)));
+                for held in std::mem::take(&mut self.held) {
+                    self.parse(held.direction, held.time_ns, &held.bytes, outcome);
+                }
+                self.parse(call.direction, call.time_ns, bytes, outcome);
+            }
+            Choice::Open if self.held.len() < MAX_HELD_CALLS && self.held() + bytes.len() < MAX_HELD_BYTES => {
+                let (direction, time_ns) = (call.direction, call.time_ns);
+                self.held.push(Held { raw: raw.to_vec(), direction, bytes: bytes.to_vec(), time_ns });
+            }
+            Choice::Open | Choice::Not => {
+                self.release(outcome);
+                outcome.show = true;
+            }
+            Choice::Unread => {
+                self.mode = Mode::Unread;
+                self.release(outcome);
+                outcome.show = true;
+            }
+        }
+    }
+
+    /// Gives back what was held back: it will not be decided soon.
+    pub fn release(&mut self, outcome: &mut Outcome) {
+        outcome.released.extend(self.held.drain(..).map(|held| held.raw));
+    }
+
+    /// Since when something is held back.
+    #[must_use]
+    pub fn holds_since(&self) -> Option<u64> {
+        self.held.first().map(|held| held.time_ns)
+    }
+
+    /// A body is open that ends with the connection, so that silence is all that tells of its end.
+    #[must_use]
+    pub fn ends_with_silence(&self) -> bool {
+        matches!(&self.mode, Mode::Http1(http) if http.until_close())
+    }
+
+    /// Nothing more comes.
+    pub fn finish(&mut self, outcome: &mut Outcome) {
+        self.release(outcome);
+        if let Mode::Http1(http) = &mut self.mode {
+            http.finish(&mut outcome.exchanges);
+            outcome.unparsed += http.take_skipped();
+        }
+    }
+
+    /// Bytes of memory, about.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let held = self.held.iter().map(|held| held.raw.capacity() + held.bytes.capacity()).sum::<usize>();
+        held + match &self.mode {
+            Mode::Plain | Mode::Unread => 0,
+            Mode::Http1(http) => size_of::<Http1>() + http.held(),
+        }
+    }
+}
+
+fn choose(bytes: &[u8]) -> Choice {
+    // HTTP/2 has its place here: by its preface, or the SETTINGS that a server begins with.
+    if bytes.starts_with(HTTP2_PREFACE) || is_settings(bytes) {
+        return Choice::Unread;
+    }
+    if !bytes.is_empty() && HTTP2_PREFACE.starts_with(bytes) {
+        return Choice::Open;
+    }
+    match begins(bytes) {
+        Begins::With(_) => Choice::Http1,
+        Begins::Not => Choice::Not,
+        Begins::Open if bytes.is_empty() => Choice::Not,
+        Begins::Open => Choice::Open,
+    }
+}
+
+/// The first frame of an HTTP/2 server: SETTINGS, of stream 0, without ACK, some of 6 bytes each.
+fn is_settings(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) && *length <= 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls at their offsets, `>` out of the process and `<` into it.
+    struct Line(Conversation, [u64; 2]);
+
+    impl Line {
+        fn new() -> Self {
+            Self(Conversation::new(BodyLimits::default()), [0, 0])
+        }
+
+        fn say(&mut self, way: char, bytes: &[u8]) -> Outcome {
+            let (direction, index) = if way == '>' { (Direction::Transmit, 0) } else { (Direction::Receive, 1) };
+            let mut outcome = Outcome::default();
+            let call = Call { direction, offset: self.1[index], bytes, missing: 0, time_ns: 1 };
+            self.0.call(&call, bytes, &mut outcome);
+            self.1[index] += bytes.len() as u64;
+            outcome
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_shown_as_they_come() {
+        let mut line = Line::new();
+        for bytes in [&b"\x00\x01\x02"[..], b"EHLO example.org\r\n", b"250 ok\r\n"] {
+            let outcome = line.say('>', bytes);
+            assert!(outcome.show && outcome.released.is_empty(), "{bytes:?}");
+        }
+        // And what is HTTP at last is read.
+        assert!(!line.say('>', b"GET / HTTP/1.1\r\n\r\n").show);
+        assert_eq!(line.say('<', b"HTTP/1.1 204 No\r\n\r\n").exchanges.len(), 1);
+    }
+
+    #[test]
+    fn what_may_become_a_message_is_held_back() {
+        let mut line = Line::new();
+        assert_eq!(line.say('>', b"GE"), Outcome::default());
+        assert_eq!(line.say('>', b"T / HTTP/1.1\r\n\r\n"), Outcome::default());
+        assert_eq!(line.say('<', b"HTTP/1.1 204 No\r\n\r\n").exchanges.len(), 1);
+        let mut line = Line::new();
+        line.say('>', b"GE");
+        let outcome = line.say('>', b"NERAL");
+        assert!(outcome.released.is_empty() && !outcome.show);
+        let outcome = line.say('>', b"?");
+        assert_eq!((outcome.released, outcome.show), (vec![b"GE".to_vec(), b"NERAL".to_vec()], true));
+    }
+
+    #[test]
+    fn a_gap_ends_the_waiting() {
+        let mut line = Line::new();
+        line.say('>', b"GET ");
+        line.1[0] += 10;
+        let outcome = line.say('>', b" HTTP/1.1\r\n\r\n");
+        assert_eq!((outcome.released.len(), outcome.show, outcome.missing), (1, true, 10));
+    }
+
+    #[test]
+    fn http2_is_not_taken_for_something_else() {
+        for bytes in [HTTP2_PREFACE, b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03"] {
+            let mut line = Line::new();
+            assert!(line.say('>', bytes).show);
+            assert!(line.say('>', b"GET / HTTP/1.1\r\n\r\n").show);
+        }
+    }
+
+    #[test]
+    fn behind_an_upgrade_calls_are_shown() {
+        let mut line = Line::new();
+        line.say('>', b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
+        let outcome = line.say('<', b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!((outcome.exchanges.len(), outcome.show), (1, false));
+        assert!(line.say('<', b"\x81\x02hi").show);
+        // In a tunnel there may be HTTP again.
+        let mut line = Line::new();
+        line.say('>', b"CONNECT h:80 HTTP/1.1\r\n\r\n");
+        assert_eq!(line.say('<', b"HTTP/1.1 200 OK\r\n\r\n").exchanges.len(), 1);
+        assert!(line.say('>', b"\x16\x03\x01").show);
+        assert!(!line.say('>', b"GET / HTTP/1.1\r\n\r\n").show);
+    }
+
+    #[test]
+    fn the_end_gives_back_everything() {
+        let mut line = Line::new();
+        line.say('>', b"GET");
+        assert!(line.0.holds_since().is_some() && line.0.held() > 0);
+        let mut outcome = Outcome::default();
+        line.0.finish(&mut outcome);
+        assert_eq!(outcome.released, [b"GET"]);
+        let mut line = Line::new();
+        line.say('>', b"GET / HTTP/1.1\r\n\r\n");
+        line.say('<', b"HTTP/1.1 200 OK\r\n\r\n");
+        assert!(line.0.ends_with_silence());
+        line.0.finish(&mut outcome);
+        assert_eq!(outcome.exchanges.len(), 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! Requests and responses: what curl and nginx say to each other over TLS, put together again on both sides.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use ecapture_tests::capture::{Capture, Finished, Modules};
+use ecapture_tests::tls::Library;
+use ecapture_tests::web::Nginx;
+use ecapture_tests::{needs, skip_if};
+use serde_json::Value;
+
+/// Each file is fetched in each of these forms, and uploaded once.
+const CODINGS: [(&str, &[&str]); 4] = [
+    ("gzip", &["/usr/bin/gzip", "-c1"]),
+    (
+        "deflate",
+        &[
+            "/usr/bin/python3",
+            "-c",
+            "import sys,zlib; sys.stdout.buffer.write(zlib.compress(open(sys.argv[1],'rb').read(),1))",
+        ],
+    ),
+    ("br", &["/usr/bin/brotli", "-c1"]),
+    ("zstd", &["/usr/bin/zstd", "-qc1"]),
+];
+
+fn capture(library: &Library, more: &[&str]) -> (Modules, Capture) {
+    let modules = Modules::with(&["openssl"]);
+    let path = library.text();
+    let args = ["tls", "--libssl", &path, "-o", "json", "--ring-size", "256MiB"];
+    let capture = Capture::start(&modules, &[&args, more].concat());
+    (modules, capture)
+}
+
+/// Puts an encoded copy of every file beside it; false: the program for it is not here.
+fn encode(library: &Library, nginx: &Nginx, coding: &str, program: &[&str]) -> bool {
+    if !Path::new(program[0]).exists() {
+        println!("SKIPPED {coding} bodies: no {}", program[0]);
+        return false;
+    }
+    let dir = library.dir().join(coding);
+    std::fs::create_dir_all(&dir).unwrap();
+    for number in 0..nginx.files.len() {
+        let file = std::fs::File::create(dir.join(number.to_string())).unwrap();
+        let plain = library.dir().join(number.to_string());
+        let status = Command::new(program[0]).args(&program[1..]).arg(plain).stdout(file).status().unwrap();
+        assert!(status.success(), "{program:?}");
+    }
+    open(&dir);
+    true
+}
+
+/// For everybody, also for writing.
+fn open(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+}
+
+/// One transfer: method, path, and the file that it moves.
+type Transfer = (&'static str, String, usize);
+
+fn transfers(library: &Library, nginx: &Nginx) -> Vec<Transfer> {
+    let mut all = Vec::new();
+    for number in 0..nginx.files.len() {
+        all.push(("GET", format!("/{number}"), number));
+        all.push(("PUT", format!("/up/{number}"), number));
+    }
+    for (coding, program) in CODINGS {
+        if encode(library, nginx, coding, program) {
+            all.extend((0..nginx.files.len()).map(|number| ("GET", format!("/{coding}/{number}"), number)));
+        }
+    }
+    all
+}
+
+/// Curl does all of them in one process, so many at once.
+fn run(library: &Library, nginx: &Nginx, transfers: &[Transfer], parallel: u32) {
+    open(&library.dir().join("up"));
+    let into = library.dir().join("fetched");
+    open(&into);
+    let mut list = String::new();
+    for (index, (method, path, number)) in transfers.iter().enumerate() {
+        let _ = writeln!(list, "url = https://127.0.0.1:{}{path}?n={index}", nginx.port);
+        let _ = writeln!(list, "output = {}", into.join(index.to_string()).display());
+        if *method == "PUT" {
+            let _ = writeln!(list, "upload-file = {}", library.dir().join(number.to_string()).display());
+        }
+        let _ = writeln!(list, "cacert = {}\nhttp1.1\nfail\nlimit-rate = 2M\nnext", library.certificate().display());
+    }
+    let list = list.strip_suffix("next\n").unwrap_or(&list);
+    let file = library.dir().join("list");
+    std::fs::write(&file, list).unwrap();
+    let mut command = library.command(Path::new("/usr/bin/curl"));
+    command.args(["--silent", "--show-error", "--parallel", "--parallel-max", &parallel.to_string(), "--config"]);
+    let output = command.arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::io::Write as _;
+    let mut command = Command::new("/usr/bin/sha256sum");
+    let mut process = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(bytes).unwrap();
+    String::from_utf8(process.wait_with_output().unwrap().stdout).unwrap()
+}
+
+fn body(event: &Value, half: &str) -> Vec<u8> {
+    let key = |form: &str| event[format!("ecapture.http.{half}.body.{form}")].as_str();
+    match (key("text"), key("base64")) {
+        (Some(text), _) => text.as_bytes().to_vec(),
+        (None, Some(coded)) => ecapture_tests::capture::base64(coded),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// Every transfer is there once on each side, with the bodies that it had.
+fn every_pair_is_right(finished: &Finished, nginx: &Nginx, transfers: &[Transfer]) {
+    finished.assert_whole();
+    let hashes: Vec<String> = nginx.files.iter().map(|bytes| sha256(bytes)).collect();
+    let mut seen: BTreeMap<(String, usize), usize> = BTreeMap::new();
+    for event in finished.named("openssl.http") {
+        let side = event["ecapture.http.side"].as_str().unwrap();
+        let index: usize = event["url.query"].as_str().unwrap().strip_prefix("n=").unwrap().parse().unwrap();
+        let (method, path, number) = &transfers[index];
+        let told = format!("{side} {index} {method} {path}");
+        *seen.entry((side.to_owned(), index)).or_default() += 1;
+        assert_eq!(
+            (&event["http.request.method"], &event["url.path"]),
+            (&(*method).into(), &path.as_str().into()),
+            "{told}"
+        );
+        assert_eq!((&event["url.scheme"], &event["server.address"]), (&"https".into(), &"127.0.0.1".into()));
+        assert_eq!(event["server.port"], nginx.port);
+        let status = if *method == "PUT" { [201, 204] } else { [200, 200] };
+        assert!(status.iter().any(|s| event["http.response.status_code"] == *s), "{told}: {event:.500}");
+        assert!(event["ecapture.duration_ns"].as_u64().unwrap() > 0, "{told}");
+        for problem in ["request.body.problem", "response.body.problem", "request.incomplete", "response.incomplete"] {
+            assert_eq!(
+                event[format!("ecapture.http.{problem}")],
+                Value::Null,
+                "{told}: {:.500}",
+                event["ecapture.http.notes"]
+            );
+        }
+        let half = if *method == "PUT" { "request" } else { "response" };
+        assert_eq!(sha256(&body(event, half)), hashes[*number], "{told}: the body differs");
+    }
+    for side in ["client", "server"] {
+        for (index, transfer) in transfers.iter().enumerate() {
+            assert_eq!(seen.get(&(side.to_owned(), index)), Some(&1), "{side} {index}: {transfer:?}");
+        }
+    }
+    let totals = &finished.end()["ecapture.session.modules"][0];
+    assert_eq!(totals["exchanges"], 2 * transfers.len());
+    for none in ["incomplete", "filtered", "unparsed_bytes", "gap_bytes", "evicted", "not_shown"] {
+        assert_eq!(totals[none], 0, "{none}: {totals}");
+    }
+    assert_eq!(finished.named("openssl.data").count(), 0, "calls of HTTP connections are not shown");
+}
+
+#[test]
+fn curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides() {
+    let test = "curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides";
+    skip_if!(
+        test,
+        needs::capture(),
+        needs::program("/usr/bin/openssl", "openssl"),
+        needs::program("/usr/sbin/nginx", "nginx-light"),
+        needs::program("/usr/bin/curl", "curl")
+    );
+    let count = std::env::var("ECAPTURE_TEST_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    for (parallel, longest) in [(1, 1 << 16), (32, 8 << 20)] {
+        let library = Library::installed();
+        let nginx = Nginx::start(&library, count, longest);
+        let transfers = transfers(&library, &nginx);
+        let (_modules, capture) = capture(&library, &["--max-body", "16MiB", "--stream-memory", "1GiB"]);
+        run(&library, &nginx, &transfers, parallel);
+        every_pair_is_right(&capture.stop(), &nginx, &transfers);
+    }
+}
