@@ -123,7 +123,10 @@ fn every_call(built: &BuiltIn, wanted: &[&str]) {
     for name in wanted {
         assert!(plan.contains(&format!("{name} at 0x")), "{name}: {plan}");
     }
-    let capture = Capture::start(&modules, &["tls", "--program", built.text(), "--no-new-targets", "-o", "json"]);
+    let capture = Capture::start(
+        &modules,
+        &["tls", "--program", built.text(), "--no-new-targets", "-o", "json", "--view", "raw"],
+    );
     let said = built.talk(200);
     let finished = capture.stop();
     finished.assert_whole();
@@ -196,7 +199,7 @@ fn a_program_of_any_name_is_found_by_what_is_in_it() {
     shell.arg("-c").arg(format!("read go; {} 5; read go; exec {} 200", built.text(), built.text()));
     let mut shell = shell.uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let pid = shell.id().to_string();
-    let mut capture = Capture::start(&modules, &["tls", "--pid", &pid, "-o", "json"]);
+    let mut capture = Capture::start(&modules, &["tls", "--pid", &pid, "-o", "json", "--view", "raw"]);
     let mut told = shell.stdin.take().unwrap();
     told.write_all(b"\n").unwrap();
     capture.wait_for_word(built.text(), 1, Duration::from_secs(10));
@@ -223,7 +226,10 @@ fn a_process_of_any_name_is_explained_and_captured() {
     let explained = modules.run(&["tls", "--explain", &pid]);
     let text = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.status.success() && text.contains(built.text()), "{text}");
-    let capture = Capture::start(&modules, &["tls", "--pid", &pid, "--no-new-targets", "-o", "json", "--count", "50"]);
+    let capture = Capture::start(
+        &modules,
+        &["tls", "--pid", &pid, "--no-new-targets", "-o", "json", "--view", "raw", "--count", "50"],
+    );
     let finished = capture.wait();
     assert_eq!(finished.events.iter().filter(|e| e["ecapture.module"] == "openssl").count(), 50);
     running.kill().unwrap();

@@ -40,6 +40,7 @@ columns! {
     LocalPort "network.local.port" U64,
     PeerAddress "network.peer.address" Text,
     PeerPort "network.peer.port" U64,
+    AddressSource "ecapture.tls.address_source" Text,
     Notes "ecapture.http.notes" Text,
 }
 
@@ -63,6 +64,8 @@ pub struct Ends {
     pub local: Option<(String, u16)>,
     /// The other end.
     pub peer: Option<(String, u16)>,
+    /// How the addresses are known, if the module says so.
+    pub source: Option<String>,
 }
 
 /// An exchange with what the columns say of it.
@@ -184,6 +187,7 @@ impl<'a> Told<'a> {
             put(address, end.as_ref().map(|end| text(&end.0)));
             put(port, end.as_ref().map(|end| Value::U64(end.1.into())));
         }
+        put(Id::AddressSource, self.ends.source.as_deref().map(text));
         put(Id::Notes, (!self.notes.is_empty()).then(|| text(&self.notes)));
         fields
     }
@@ -221,7 +225,8 @@ mod tests {
             ..Request::default()
         };
         let exchange = Exchange { client: Some(client), request: Some(request), ..Exchange::default() };
-        let ends = Ends { tls: true, local: Some(("::1".into(), 8443)), peer: Some(("192.0.2.7".into(), 443)) };
+        let (local, peer) = (Some(("::1".into(), 8443)), Some(("192.0.2.7".into(), 443)));
+        let ends = Ends { tls: true, local, peer, source: None };
         let told = Told::new(&exchange, &ends);
         let parts = [&told.host, &told.path, &told.query].map(|part| part.clone().unwrap_or("-".into()));
         let port = told.port.map_or("-".into(), |port| port.to_string());

@@ -70,6 +70,7 @@ struct Columns {
     length: Option<u16>,
     local: (Option<u16>, Option<u16>),
     peer: (Option<u16>, Option<u16>),
+    source: Option<u16>,
     tls: bool,
 }
 
@@ -85,6 +86,7 @@ impl Columns {
             length: number("ecapture.tls.length"),
             local: end("local"),
             peer: end("peer"),
+            source: number("ecapture.tls.address_source"),
             tls: schema.columns().iter().any(|column| column.name().starts_with("ecapture.tls.")),
         })
     }
@@ -197,6 +199,10 @@ impl Streams {
             ends.tls = columns.tls;
             ends.local = owned(local).or_else(|| ends.local.take());
             ends.peer = owned(peer).or_else(|| ends.peer.take());
+            ends.source = match value(columns.source) {
+                Some(Value::Text(source)) => Some(String::from_utf8_lossy(source).into_owned()),
+                _ => None,
+            };
         }
         let mut outcome = Outcome::default();
         conversation.call(&call, raw, &mut outcome);
