@@ -180,3 +180,163 @@ fn curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides() {
         every_pair_is_right(&capture.stop(), &nginx, &transfers);
     }
 }
+
+/// nginx with three files, and what fetches them and something that is not there.
+fn small(library: &Library) -> (Nginx, Vec<Transfer>) {
+    let nginx = Nginx::start(library, 3, 1 << 10);
+    let transfers = (0..3).map(|number| ("GET", format!("/{number}"), number)).collect();
+    (nginx, transfers)
+}
+
+fn missing() -> Option<String> {
+    needs::capture()
+        .or_else(|| needs::program("/usr/bin/openssl", "openssl"))
+        .or_else(|| needs::program("/usr/sbin/nginx", "nginx-light"))
+        .or_else(|| needs::program("/usr/bin/curl", "curl"))
+}
+
+/// One request with curl; what it answers is not looked at.
+fn curl(library: &Library, nginx: &Nginx, more: &[&str]) {
+    let mut command = library.command(Path::new("/usr/bin/curl"));
+    command.args(["--silent", "--http1.1", "--cacert"]).arg(library.certificate()).args(more);
+    for arg in ["/1?a=b", "/nothing"] {
+        command.arg(format!("https://localhost:{}{arg}", nginx.port));
+    }
+    assert!(command.output().unwrap().status.success());
+}
+
+#[test]
+fn filters_choose_among_requests_and_are_counted() {
+    skip_if!("filters_choose_among_requests_and_are_counted", missing());
+    let library = Library::installed();
+    let (nginx, _) = small(&library);
+    for (filter, expected) in [
+        (&["--status", "404"][..], 2),
+        (&["--status", "2xx,404", "--path", "/1"], 2),
+        (&["--host", "localhost", "--method", "get"], 4),
+        (&["--host", "*.example.org"], 0),
+        (&["--min-duration", "10s"], 0),
+    ] {
+        let (_modules, capture) = capture(&library, filter);
+        curl(&library, &nginx, &[]);
+        let finished = capture.stop();
+        finished.assert_whole();
+        assert_eq!(finished.named("openssl.http").count(), expected, "{filter:?}");
+        let totals = &finished.end()["ecapture.session.modules"][0];
+        assert_eq!((&totals["exchanges"], &totals["filtered"]), (&4.into(), &(4 - expected).into()), "{filter:?}");
+        let left_out = 4 - expected;
+        assert_eq!(finished.said.contains("left out by the filters"), left_out > 0, "{}", finished.said);
+    }
+    let modules = Modules::with(&["openssl"]);
+    let output = modules.run(&["tls", "--view", "raw", "--status", "404"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--view raw does not show"), "{output:?}");
+}
+
+#[test]
+fn what_is_no_http_is_shown_call_by_call_or_counted() {
+    let test = "what_is_no_http_is_shown_call_by_call_or_counted";
+    skip_if!(test, missing().or_else(|| needs::program("/usr/bin/gcc", "gcc")));
+    let library = Library::installed();
+    let calls = ecapture_tests::tls::calls();
+    for (view, shown) in [("auto", true), ("http", false), ("raw", true)] {
+        let (_modules, capture) = capture(&library, &["--view", view]);
+        let said = library.run(&calls, "lengths", 9);
+        let finished = capture.stop();
+        finished.assert_whole();
+        let totals = &finished.end()["ecapture.session.modules"][0];
+        if shown {
+            ecapture_tests::tls::compare(&said, &ecapture_tests::tls::captured(&finished.events));
+        } else {
+            assert_eq!(finished.named("openssl.data").count(), 0);
+        }
+        assert_eq!(totals["not_shown"].as_u64().unwrap() > 0, !shown, "{totals}");
+        assert_eq!(totals["exchanges"], 0);
+    }
+}
+
+#[test]
+fn a_recording_is_looked_at_in_every_view() {
+    skip_if!("a_recording_is_looked_at_in_every_view", missing());
+    let library = Library::installed();
+    let (nginx, transfers) = small(&library);
+    let recording = library.dir().join("http.ecaprec");
+    let (modules, capture) = capture(&library, &["--record", recording.to_str().unwrap()]);
+    run(&library, &nginx, &transfers, 2);
+    let live = capture.stop();
+    live.assert_whole();
+    let module = modules.path().join("libecap_openssl.so");
+    let replay = |more: &[&str]| {
+        let args = ["module", "replay", module.to_str().unwrap(), recording.to_str().unwrap()];
+        let output = modules.run(&[&args[..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let events = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    // What was known of processes then is not in a recording; all else is.
+    let bare = |events: &[Value]| -> Vec<Value> {
+        let mut all: Vec<Value> = events.iter().filter(|e| e["event.name"] == "openssl.http").cloned().collect();
+        for event in &mut all {
+            let map = event.as_object_mut().unwrap();
+            map.remove("process.executable.path");
+            map.remove("container.id");
+        }
+        all.sort_by_key(|e| e["ecapture.monotonic_ns"].as_str().unwrap().to_owned());
+        all
+    };
+    let again = events(&replay(&["-o", "json"]));
+    assert_eq!(bare(&again).len(), 6);
+    assert_eq!(bare(&again), bare(&live.events));
+    let raw = events(&replay(&["-o", "json", "--view", "raw"]));
+    let streams = ecapture_tests::tls::streams(&raw);
+    assert!(streams.values().any(|bytes| bytes.starts_with(b"GET /0?n=0 HTTP/1.1\r\n")), "{:?}", streams.keys());
+    let text = replay(&["--path", "/0"]);
+    let line = |text: &str| text.lines().filter(|l| l.contains(" GET https://127.0.0.1:")).count();
+    assert_eq!((line(&text), text.lines().count()), (2, 2), "{text}");
+    assert!(text.contains("/0?n=0 200 ") && text.trim_end().ends_with(" B"), "{text}");
+    let bodies = replay(&["--path", "/0", "--body", "all"]);
+    assert_eq!(bodies.lines().filter(|l| l.starts_with("    < ")).count(), 2, "{bodies}");
+}
+
+#[test]
+fn commands_of_the_document() {
+    skip_if!("commands_of_the_document", missing());
+    let library = Library::installed();
+    let (nginx, _) = small(&library);
+    let modules = Modules::with(&["openssl"]);
+    // A shell that waits, whose children talk: commands for a process are run for it.
+    let mut shell = library.command(Path::new("/bin/sh"));
+    let talk = format!(
+        "while read -r _; do curl -s --http1.1 -d x --resolve example.org:{0}:127.0.0.1 --cacert {1} -k https://example.org:{0}/orders; done",
+        nginx.port,
+        library.certificate().display()
+    );
+    let mut waiting = shell
+        .args(["-c", &talk])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = waiting.id().to_string();
+    let mut orders = waiting.stdin.take().unwrap();
+    let commands = ecapture_tests::document::commands("docs/http.md");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in commands {
+        let words = command.split(' ').skip(1).map(|word| if word == "4711" { &pid } else { word });
+        let mut capture = modules.ecapture();
+        capture.args(words).args(["--libssl", &library.text(), "--duration", "3s"]);
+        let mut process =
+            capture.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        while process.try_wait().unwrap().is_none() {
+            use std::io::Write as _;
+            orders.write_all(b"talk\n").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        let output = process.wait_with_output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(shown.contains("/orders"), "{command}: {shown} {}", String::from_utf8_lossy(&output.stderr));
+    }
+    drop(orders);
+    let _ = waiting.wait();
+}
