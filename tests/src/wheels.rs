@@ -1,6 +1,6 @@
-//! Programs and libraries out of Python's package index: they bring their own TLS along.
+//! Programs and libraries out of Python's package index, which bring their own TLS along, and packages of npm.
 //!
-//! Kept under `target/suites/wheels`; only the first run needs the network.
+//! Kept under `target/suites`; only the first run needs the network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,37 @@ pub fn wheel(package: &str) -> Result<PathBuf, String> {
             Command::new("/usr/bin/python3").args(["-m", "zipfile", "-e"]).arg(file.path()).arg(&unpacked).status();
         assert!(status.expect("python3").success(), "{} is no wheel", file.path().display());
     }
+    fs::rename(&unpacked, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Ok(path)
+}
+
+/// A directory with the files of a package of npm, unpacked. Nothing in it may be changed: all tests share it.
+///
+/// # Errors
+/// Why the package can't be had here: a reason to skip a test.
+///
+/// # Panics
+/// If there is no room for it.
+pub fn npm(package: &str) -> Result<PathBuf, String> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/suites/npm");
+    fs::create_dir_all(&cache).expect("directory");
+    let path = cache.canonicalize().expect("directory").join(package);
+    if path.exists() {
+        return Ok(path);
+    }
+    let work = tempfile::tempdir_in(&cache).expect("temporary directory");
+    let mut command = Command::new("timeout");
+    command.args(["60", "npm", "pack", "--silent", package]).current_dir(work.path());
+    let output = command.output().map_err(|e| format!("needs timeout: {e}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("needs the npm package {package}: {}", said.lines().last().unwrap_or("no word why")));
+    }
+    let unpacked = work.path().join("unpacked");
+    fs::create_dir(&unpacked).expect("directory");
+    let file = work.path().join(String::from_utf8_lossy(&output.stdout).trim());
+    let status = Command::new("tar").arg("-xzf").arg(file).arg("-C").arg(&unpacked).status();
+    assert!(status.expect("tar").success(), "{package} is no package");
     fs::rename(&unpacked, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     Ok(path)
 }

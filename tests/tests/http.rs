@@ -319,12 +319,13 @@ fn commands_of_the_document() {
         .unwrap();
     let pid = waiting.id().to_string();
     let mut orders = waiting.stdin.take().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let commands = ecapture_tests::document::commands("docs/http.md");
-    assert_eq!(commands.len(), 5, "{commands:?}");
+    assert_eq!(commands.len(), 6, "{commands:?}");
     for command in commands {
         let words = command.split(' ').skip(1).map(|word| if word == "4711" { &pid } else { word });
         let mut capture = modules.ecapture();
-        capture.args(words).args(["--libssl", &library.text(), "--duration", "3s"]);
+        capture.current_dir(dir.path()).args(words).args(["--libssl", &library.text(), "--duration", "3s"]);
         let mut process =
             capture.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
         while process.try_wait().unwrap().is_none() {
@@ -334,9 +335,80 @@ fn commands_of_the_document() {
         }
         let output = process.wait_with_output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let shown = std::fs::read_to_string(dir.path().join("out.har")).unwrap_or(shown);
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(shown.contains("/orders"), "{command}: {shown} {}", String::from_utf8_lossy(&output.stderr));
     }
     drop(orders);
     let _ = waiting.wait();
+}
+
+/// The validator is somebody else's. Without it, the rest of the test is done all the same.
+fn valid(file: &Path) {
+    let packages = ecapture_tests::wheels::wheel("fastjsonschema")
+        .and_then(|python| Ok((python, ecapture_tests::wheels::npm("har-schema")?)));
+    let (python, schemas) = match packages {
+        Ok(packages) => packages,
+        Err(reason) => return println!("SKIPPED the validation of HAR: {reason}"),
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/har-check.py");
+    let mut command = Command::new("/usr/bin/python3");
+    let output = command.arg(script).arg(python).arg(schemas).arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_har_file_is_valid_and_has_every_exchange() {
+    skip_if!("a_har_file_is_valid_and_has_every_exchange", missing());
+    let library = Library::installed();
+    let (nginx, mut transfers) = small(&library);
+    transfers.extend((0..3).map(|number| ("PUT", format!("/up/{number}"), number)));
+    let file = library.dir().join("out.HAR");
+    let (modules, capture) = capture(&library, &["-w", "-", "-w", file.to_str().unwrap()]);
+    run(&library, &nginx, &transfers, 2);
+    curl(&library, &nginx, &["-d", "text=1", "-H", "Cookie: a=b; c"]);
+    // Ended as by Ctrl-C.
+    let finished = capture.stop();
+    finished.assert_whole();
+    let events: Vec<&Value> = finished.named("openssl.http").collect();
+    assert_eq!(events.len(), 2 * (transfers.len() + 2));
+    valid(&file);
+    let har: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let entries = har["log"]["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), events.len());
+    for (entry, event) in entries.iter().zip(events) {
+        let (request, response) = (&entry["request"], &entry["response"]);
+        assert_eq!((&request["method"], &request["url"]), (&event["http.request.method"], &event["url.full"]));
+        assert_eq!(response["status"], event["http.response.status_code"]);
+        assert_eq!((&entry["_pid"], &entry["_side"]), (&event["process.pid"], &event["ecapture.http.side"]));
+        let content = response["content"]["text"].as_str().unwrap_or_default();
+        let content = match response["content"]["encoding"].as_str() {
+            Some(_) => ecapture_tests::capture::base64(content),
+            None => content.as_bytes().to_vec(),
+        };
+        assert_eq!(content, body(event, "response"));
+        let time = entry["time"].as_f64().unwrap();
+        let duration = event["ecapture.duration_ns"].as_f64().unwrap() / 1e6;
+        assert!((time - duration).abs() < 0.001 || time < duration, "{time} {duration}");
+    }
+    let form = entries.iter().find(|e| e["request"]["postData"]["text"] == "text=1").expect("the form");
+    assert_eq!(form["request"]["cookies"][0], serde_json::json!({"name": "a", "value": "b"}));
+    assert_eq!(form["request"]["postData"]["mimeType"], "application/x-www-form-urlencoded");
+    for wrong in [&["--rotate-size", "1MiB"][..], &["--view", "raw"]] {
+        let output = modules.run(&[&["tls", "-w", file.to_str().unwrap()], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("a HAR file"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_har_file_without_requests_is_valid() {
+    skip_if!("a_har_file_without_requests_is_valid", missing());
+    let library = Library::installed();
+    let modules = Modules::with(&["openssl"]);
+    let output = modules.run(&["tls", "--libssl", &library.text(), "-o", "har", "--duration", "300ms"]);
+    assert!(output.status.success(), "{output:?}");
+    let file = library.dir().join("empty.har");
+    std::fs::write(&file, &output.stdout).unwrap();
+    valid(&file);
 }

@@ -39,8 +39,8 @@ pub struct Options {
     pub writes: Vec<PathBuf>,
     /// What is done with connections.
     pub streams: StreamOptions,
-    /// Bodies that are shown.
-    pub bodies: Bodies,
+    /// Bodies that are shown; `None`: as the format has it.
+    pub bodies: Option<Bodies>,
     /// Line breaks of captured text are shown as line breaks.
     pub multiline: bool,
     /// No messages but errors.

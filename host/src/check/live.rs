@@ -43,7 +43,7 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         ring_bytes: None,
         btf: None,
         streams: Default::default(),
-        bodies: Default::default(),
+        bodies: None,
         multiline: false,
         quiet: true,
         verbose: 0,

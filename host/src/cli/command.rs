@@ -143,7 +143,7 @@ pub fn common_args() -> Vec<Arg> {
             .long("output")
             .value_name("FORMAT")
             .default_value("text")
-            .value_parser(["text", "json", "hex", "none"])
+            .value_parser(["text", "json", "hex", "har", "none"])
             .help("How events are written"),
         Arg::new("write")
             .short('w')

@@ -1,7 +1,7 @@
 //! What a run was asked to do, as plain values.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -32,6 +32,11 @@ impl Rotation {
             let text =
                 "--rotate-keep says how many files are kept, not when one is begun: add --rotate-size or --rotate-time";
             return if keep.is_some() { usage(text) } else { Ok(None) };
+        }
+        if writes_har(matches) {
+            return usage(
+                "a HAR file is one document and cannot be cut into several: leave out --rotate-size and --rotate-time",
+            );
         }
         if !matches.get_many::<String>("write").into_iter().flatten().any(|path| path != "-") {
             return usage("stdout cannot be rotated: --rotate-size and --rotate-time need -w FILE");
@@ -75,8 +80,8 @@ pub struct RunOptions {
     pub btf: Option<PathBuf>,
     /// What is done with connections.
     pub streams: StreamOptions,
-    /// Bodies that are shown.
-    pub bodies: Bodies,
+    /// Bodies that are shown; `None`: as the format has it.
+    pub bodies: Option<Bodies>,
     /// Line breaks of captured text are shown as line breaks.
     pub multiline: bool,
     /// No messages but errors.
@@ -171,6 +176,17 @@ impl RunOptions {
     }
 }
 
+/// Some output is a HAR file.
+fn writes_har(matches: &ArgMatches) -> bool {
+    let mut writes = matches.get_many::<String>("write").into_iter().flatten();
+    format(matches) == Format::Har || writes.any(|path| is_har(Path::new(path)))
+}
+
+/// A file of this name is one, whatever the format of the others.
+pub fn is_har(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("har"))
+}
+
 /// How events are written.
 pub fn format(matches: &ArgMatches) -> Format {
     matches.get_one::<String>("output").and_then(|f| Format::from_name(f)).unwrap_or(Format::Text)
@@ -180,7 +196,7 @@ pub fn format(matches: &ArgMatches) -> Format {
 ///
 /// # Errors
 /// `E-USAGE` if options contradict one another.
-pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, Bodies), Failure> {
+pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, Option<Bodies>), Failure> {
     let list = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
     let filter = Filter {
         hosts: list("host"),
@@ -200,13 +216,19 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, B
         // What has no request fits no filter.
         _ if !filter.is_empty() => View::Http,
         // A dump is of the bytes as they were.
-        View::Auto if format == Format::Hex => View::Raw,
+        View::Auto if format == Format::Hex && !writes_har(matches) => View::Raw,
         view => view,
     };
+    if view == View::Raw && writes_har(matches) {
+        let text = "a HAR file has HTTP requests, which --view raw does not show";
+        return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+    }
     let bodies = matches.get_one::<String>("body").and_then(|name| Bodies::from_name(name));
-    let bodies = bodies.unwrap_or(if format == Format::Json { Bodies::All } else { Bodies::None });
-    let max_body = matches.get_one("max-body").copied().unwrap_or(1 << 20);
+    let wanted = match bodies {
+        Some(bodies) => bodies != Bodies::None,
+        None => format == Format::Json || writes_har(matches),
+    };
+    let max_body = if wanted { matches.get_one("max-body").copied().unwrap_or(1 << 20) } else { 0 };
     let memory = matches.get_one("stream-memory").copied().unwrap_or(64 << 20);
-    let max_body = if bodies == Bodies::None { 0 } else { max_body };
     Ok((StreamOptions { view, max_body, memory, filter }, bodies))
 }

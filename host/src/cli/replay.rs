@@ -22,7 +22,7 @@ pub fn command() -> Command {
                 .long("output")
                 .value_name("FORMAT")
                 .default_value("text")
-                .value_parser(["text", "json", "hex", "none"])
+                .value_parser(["text", "json", "hex", "har", "none"])
                 .help("How events are written"),
         )
         .arg(

@@ -18,6 +18,7 @@ use crate::stream::options::Bodies;
 
 use super::count::Count;
 use super::fd::{FdDestination, Sharing};
+use super::har::Har;
 use super::hex::Hex;
 use super::json::Json;
 use super::output::{Limits, Output};
@@ -114,6 +115,8 @@ pub enum Format {
     Json,
     /// Hex dump.
     Hex,
+    /// HTTP Archive.
+    Har,
     /// Counts only.
     None,
     /// Raw records: `--record`, not one of `-o`.
@@ -127,6 +130,7 @@ impl Format {
             "text" => Self::Text,
             "json" => Self::Json,
             "hex" => Self::Hex,
+            "har" => Self::Har,
             "none" => Self::None,
             _ => return None,
         })
@@ -320,6 +324,7 @@ fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
     let fd = spec.fd.ok_or_else(missing)?;
     let render: fn(TextOptions) -> Box<dyn Render> = match format {
         Format::None => return Ok(Box::new(Count::new(&name))),
+        Format::Har => return Ok(Box::new(Har::new(&name, bodies, fd, shared, quiet_end)?)),
         Format::Recording => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
         Format::Text => |text| Box::new(Text::new(text)),
         Format::Hex => |text| Box::new(Hex::new(text)),

@@ -1,6 +1,7 @@
 //! What the collector is told when it starts.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use ecapture_plugin_api::manifest::Stream;
 
@@ -9,7 +10,7 @@ use crate::broker::attend::Attended;
 use crate::broker::outputs::Output;
 use crate::broker::prepare::Target;
 use crate::broker::{localtime, watch};
-use crate::cli::RunOptions;
+use crate::cli::{RunOptions, is_har};
 use crate::failure::Failure;
 use crate::module::Trust;
 use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts, TargetName};
@@ -72,17 +73,31 @@ pub fn start_collector(
 }
 
 /// How each output is to be written.
-pub fn collector_outputs(outputs: &[Output], format: Format, multiline: bool, bodies: Bodies) -> Vec<OutputOptions> {
-    let options = |o: &Output| OutputOptions {
-        name: o.name.clone(),
-        format: if o.recording { Format::Recording } else { format },
-        utc_offset_s: localtime::utc_offset_s(),
-        multiline,
-        color: o.terminal,
-        shared: o.inherited,
-        quiet_end: o.inherited,
-        rotate: o.rotate,
-        bodies,
+pub fn collector_outputs(
+    outputs: &[Output],
+    format: Format,
+    multiline: bool,
+    bodies: Option<Bodies>,
+) -> Vec<OutputOptions> {
+    let options = |o: &Output| {
+        let format = match format {
+            _ if o.recording => Format::Recording,
+            _ if !o.inherited && is_har(Path::new(&o.name)) => Format::Har,
+            format => format,
+        };
+        // People ask for what they want to read; for programs everything is there.
+        let all = matches!(format, Format::Json | Format::Har);
+        OutputOptions {
+            name: o.name.clone(),
+            format,
+            utc_offset_s: localtime::utc_offset_s(),
+            multiline,
+            color: o.terminal,
+            shared: o.inherited,
+            quiet_end: o.inherited,
+            rotate: o.rotate,
+            bodies: bodies.unwrap_or(if all { Bodies::All } else { Bodies::None }),
+        }
     };
     outputs.iter().map(options).collect()
 }
