@@ -11,5 +11,6 @@ pub mod body;
 pub mod conversation;
 pub mod exchange;
 pub mod http1;
+pub mod http2;
 pub mod options;
 pub mod table;
