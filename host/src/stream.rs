@@ -16,3 +16,4 @@ pub mod http2;
 pub mod options;
 pub mod sse;
 pub mod table;
+pub mod websocket;
