@@ -106,6 +106,8 @@ impl Frame {
         }
         let evidence = match (self.kind, self.len) {
             (DATA, 0) => 6,
+            // Only what is pushed has even numbers.
+            (DATA, ..=0x4000) if self.stream.is_multiple_of(2) => 6,
             (DATA, ..=0x4000) => 12,
             (DATA, ..=0x10_0000) => 8,
             (HEADERS | CONTINUATION, 1..=0x1_0000) => 14,

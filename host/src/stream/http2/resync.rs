@@ -11,6 +11,8 @@ use super::{
 
 /// Evidence that is enough.
 const ENOUGH: u32 = 48;
+/// Evidence that is enough even if there is another chain.
+const BEYOND_DOUBT: u32 = 200;
 /// What is enough if a chain ends where the bytes end.
 const ENOUGH_AT_END: u32 = 20;
 /// A head with less does not begin what is read: it may be there by chance, and lead to one that is right.
@@ -180,11 +182,17 @@ impl Resync {
         joined
     }
 
-    /// Keeps only the chain for which there is most evidence, if that is enough.
+    /// Keeps only the chain for which there is most evidence, if that is enough, and if no other one is nearly as good: what is in
+    /// frames of the same shape one after the other (small messages of gRPC) may look like frames, too.
     fn take_best(&mut self, enough: u32) -> bool {
-        // The last of those that are equal would be the shorter one; `max_by_key` gives the last, so look from behind.
+        // `max_by_key` gives the last of those that are equal; the first one is the longer one.
         let best = self.chains.iter().enumerate().rev().max_by_key(|(_, chain)| chain.evidence);
-        let Some((at, _)) = best.filter(|(_, chain)| chain.evidence >= enough) else { return false };
+        let Some((at, best)) = best.filter(|(_, chain)| chain.evidence >= enough) else { return false };
+        let (evidence, next) = (best.evidence, best.next);
+        let rival = |chain: &Chain| chain.next != next && chain.evidence * 2 > evidence;
+        if evidence < BEYOND_DOUBT && self.chains.iter().any(rival) {
+            return false;
+        }
         self.chains.swap(0, at);
         self.chains.truncate(1);
         true

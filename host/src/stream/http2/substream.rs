@@ -1,4 +1,8 @@
 //! One stream of a connection: its two halves, until they are an exchange.
+//!
+//! Where the beginning is missing, what a header block is has to be told by what is known of it. No value is ever made up; but the
+//! last block of a half of which nothing else was seen, and whose first name is not known, may be trailers and is taken for headers
+//! without a status, and an informational response whose status is not known may be taken for the final one.
 
 use super::hpack::Block;
 use crate::stream::{
