@@ -8,13 +8,14 @@ use super::body::BodyLimits;
 use super::exchange::{Direction, Exchange, Protocol};
 use super::http1::Http1;
 use super::http1::head::{Begins, begins};
+use super::http2::{self, Http2};
 
 /// Calls that are held back while the first bytes do not tell yet what they are.
 const MAX_HELD_CALLS: usize = 32;
 /// Bytes of them.
 const MAX_HELD_BYTES: usize = 64 << 10;
-/// How HTTP/2 begins, on the side of the client.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How HTTP/2 begins, on the side of the client: longer than anything that begins so by chance.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What is to be done with a call, and with those before it.
 #[derive(Debug, Default, PartialEq)]
@@ -35,8 +36,10 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Http1,
-    /// A protocol that is known and not read: the whole connection is shown as it comes.
-    Unread,
+    /// `late`: from the middle.
+    Http2 {
+        late: bool,
+    },
     Not,
     Open,
 }
@@ -49,6 +52,8 @@ enum Mode {
     Unread,
     /// It speaks HTTP/1.
     Http1(Box<Http1>),
+    /// It speaks HTTP/2.
+    Http2(Box<Http2>),
 }
 
 /// A call that is held back.
@@ -96,7 +101,7 @@ impl Conversation {
             self.gap(direction, call.time_ns, placed.gap, outcome);
         }
         match &self.mode {
-            Mode::Http1(_) => self.parse(direction, call.time_ns, placed.bytes, outcome),
+            Mode::Http1(_) | Mode::Http2(_) => self.parse(direction, call.time_ns, placed.bytes, outcome),
             Mode::Unread => outcome.show = true,
             Mode::Plain => self.decide(call, placed.bytes, raw, outcome),
         }
@@ -108,20 +113,31 @@ impl Conversation {
     fn gap(&mut self, direction: Direction, time_ns: u64, len: u64, outcome: &mut Outcome) {
         match &mut self.mode {
             Mode::Http1(http) => http.gap(direction, time_ns, Some(len), &mut outcome.exchanges),
+            Mode::Http2(http) => http.gap(direction, time_ns, Some(len), &mut outcome.exchanges),
             // What was held back waits for bytes that are lost.
             Mode::Plain | Mode::Unread => self.release(outcome),
         }
     }
 
     fn parse(&mut self, direction: Direction, time_ns: u64, bytes: &[u8], outcome: &mut Outcome) {
-        let Mode::Http1(http) = &mut self.mode else { return };
+        let http = match &mut self.mode {
+            Mode::Http1(http) => http,
+            Mode::Http2(http) => return http.data(direction, time_ns, bytes, &mut outcome.exchanges),
+            Mode::Plain | Mode::Unread => return,
+        };
         http.data(direction, time_ns, bytes, &mut outcome.exchanges);
         outcome.unparsed += http.take_skipped();
-        if let Some(switched) = http.switched() {
-            // A parser for what comes then would take over here, from the last `rest` bytes of the call on.
-            outcome.show |= switched.rest > 0;
-            self.mode = if switched.to == b"tunnel" { Mode::Plain } else { Mode::Unread };
+        let Some(switched) = http.switched() else { return };
+        let rest = bytes.get(bytes.len().saturating_sub(switched.rest)..).unwrap_or_default();
+        if switched.to == b"h2c" {
+            let mut http = Http2::new(self.limits, false);
+            http.data(direction, time_ns, rest, &mut outcome.exchanges);
+            self.mode = Mode::Http2(Box::new(http));
+            return;
         }
+        // A parser for what comes then would take over here.
+        outcome.show |= !rest.is_empty();
+        self.mode = if switched.to == b"tunnel" { Mode::Plain } else { Mode::Unread };
     }
 
     fn decide(&mut self, call: &Call<'_>, bytes: &[u8], raw: &[u8], outcome: &mut Outcome) {
@@ -131,8 +147,11 @@ impl Conversation {
             held => choose(&[held.concat().as_slice(), bytes].concat()),
         };
         match choice {
-            Choice::Http1 => {
-                self.mode = Mode::Http1(Box::new(Http1::new(self.limits)));
+            Choice::Http1 | Choice::Http2 { .. } => {
+                self.mode = match choice {
+                    Choice::Http2 { late } => Mode::Http2(Box::new(Http2::new(self.limits, late))),
+                    _ => Mode::Http1(Box::new(Http1::new(self.limits))),
+                };
                 for held in std::mem::take(&mut self.held) {
                     self.parse(held.direction, held.time_ns, &held.bytes, outcome);
                 }
@@ -143,11 +162,6 @@ impl Conversation {
                 self.held.push(Held { raw: raw.to_vec(), direction, bytes: bytes.to_vec(), time_ns });
             }
             Choice::Open | Choice::Not => {
-                self.release(outcome);
-                outcome.show = true;
-            }
-            Choice::Unread => {
-                self.mode = Mode::Unread;
                 self.release(outcome);
                 outcome.show = true;
             }
@@ -174,9 +188,13 @@ impl Conversation {
     /// Nothing more comes.
     pub fn finish(&mut self, outcome: &mut Outcome) {
         self.release(outcome);
-        if let Mode::Http1(http) = &mut self.mode {
-            http.finish(&mut outcome.exchanges);
-            outcome.unparsed += http.take_skipped();
+        match &mut self.mode {
+            Mode::Http1(http) => {
+                http.finish(&mut outcome.exchanges);
+                outcome.unparsed += http.take_skipped();
+            }
+            Mode::Http2(http) => http.finish(&mut outcome.exchanges),
+            Mode::Plain | Mode::Unread => {}
         }
     }
 
@@ -187,29 +205,55 @@ impl Conversation {
         held + match &self.mode {
             Mode::Plain | Mode::Unread => 0,
             Mode::Http1(http) => size_of::<Http1>() + http.held(),
+            Mode::Http2(http) => http.held(),
         }
     }
 }
 
 fn choose(bytes: &[u8]) -> Choice {
-    // HTTP/2 has its place here: by its preface, or the SETTINGS that a server begins with.
-    if bytes.starts_with(HTTP2_PREFACE) || is_settings(bytes) {
-        return Choice::Unread;
+    if bytes.is_empty() {
+        return Choice::Not;
     }
-    if !bytes.is_empty() && HTTP2_PREFACE.starts_with(bytes) {
-        return Choice::Open;
+    match http2::begins(bytes) {
+        // Behind the settings of a server there may have been requests already: only the preface is the very beginning.
+        Some(true) => return Choice::Http2 { late: !bytes.starts_with(HTTP2_PREFACE) },
+        None => return Choice::Open,
+        Some(false) => {}
     }
     match begins(bytes) {
-        Begins::With(_) => Choice::Http1,
-        Begins::Not => Choice::Not,
-        Begins::Open if bytes.is_empty() => Choice::Not,
-        Begins::Open => Choice::Open,
+        Begins::With(_) => return Choice::Http1,
+        Begins::Open => return Choice::Open,
+        Begins::Not => {}
+    }
+    if !is_frame(bytes) {
+        return Choice::Not;
+    }
+    match http2::continues(bytes) {
+        Some(true) => Choice::Http2 { late: true },
+        Some(false) => Choice::Not,
+        None => Choice::Open,
     }
 }
 
-/// The first frame of an HTTP/2 server: SETTINGS, of stream 0, without ACK, some of 6 bytes each.
-fn is_settings(bytes: &[u8]) -> bool {
-    matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) && *length <= 60)
+/// The head of an HTTP/2 frame that endpoints send in the middle of a connection (RFC 9113, 6): of what is held back, everything
+/// but this can be let go at once. Programs write frame by frame, so a call begins with one.
+fn is_frame(bytes: &[u8]) -> bool {
+    let Some(([a, b, c, kind, _, d, e, f, g], _)) = bytes.split_first_chunk::<9>() else { return false };
+    let (length, stream) = (u32::from_be_bytes([0, *a, *b, *c]), u32::from_be_bytes([*d, *e, *f, *g]));
+    let one = stream > 0 && stream < 1 << 31;
+    match kind {
+        // DATA, HEADERS, CONTINUATION
+        0 | 1 | 9 => one && length <= 1 << 20,
+        // RST_STREAM
+        3 => one && length == 4,
+        // SETTINGS
+        4 => stream == 0 && length.is_multiple_of(6) && length < 256,
+        // PING
+        6 => stream == 0 && length == 8,
+        // WINDOW_UPDATE
+        8 => stream < 1 << 31 && length == 4,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -269,12 +313,54 @@ mod tests {
         assert_eq!((outcome.released.len(), outcome.show, outcome.missing), (1, true, 10));
     }
 
+    /// HEADERS of stream 1 with END_STREAM and END_HEADERS: `GET`, `https`, `/`, authority `a.b`, all of the static table or literal.
+    const REQUEST: &[u8] = b"\x00\x00\x08\x01\x05\x00\x00\x00\x01\x82\x87\x84\x41\x03a.b";
+    /// HEADERS of stream 1: `:status: 200`.
+    const ANSWER: &[u8] = b"\x00\x00\x01\x01\x05\x00\x00\x00\x01\x88";
+    const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
     #[test]
-    fn http2_is_not_taken_for_something_else() {
-        for bytes in [HTTP2_PREFACE, b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03"] {
+    fn http2_is_read_from_its_preface_on() {
+        let mut line = Line::new();
+        assert_eq!(line.say('>', b"PRI * HTTP"), Outcome::default());
+        assert_eq!(line.say('>', b"/2.0\r\n\r\nSM\r\n\r\n"), Outcome::default());
+        assert_eq!(line.say('>', SETTINGS), Outcome::default());
+        assert_eq!(line.say('<', SETTINGS), Outcome::default());
+        assert_eq!(line.say('>', REQUEST), Outcome::default());
+        let outcome = line.say('<', ANSWER);
+        let [exchange] = outcome.exchanges.as_slice() else { panic!("{outcome:?}") };
+        assert_eq!((exchange.version, exchange.substream, exchange.client), ("2", 1, Some(true)));
+        let (request, response) = (exchange.request.as_ref().unwrap(), exchange.response.as_ref().unwrap());
+        assert_eq!((request.method.as_slice(), request.authority.as_deref()), (&b"GET"[..], Some(&b"a.b"[..])));
+        assert_eq!(response.status, Some(200));
+    }
+
+    #[test]
+    fn http2_is_read_from_the_middle_once_frames_follow_one_another() {
+        let mut line = Line::new();
+        let mut seen = Vec::new();
+        for stream in (1_u8..60).step_by(2) {
+            for (way, bytes) in [('>', REQUEST), ('<', ANSWER)] {
+                let mut bytes = bytes.to_vec();
+                bytes[8] = stream;
+                let outcome = line.say(way, &bytes);
+                assert!(!outcome.show && outcome.released.is_empty(), "stream {stream}");
+                seen.extend(outcome.exchanges);
+            }
+        }
+        assert!(seen.len() > 20, "{} of 30", seen.len());
+        assert!(seen.iter().all(|e| e.request.as_ref().is_none_or(|r| r.target == b"/")));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_not_held_back() {
+        for bytes in [
+            &b"\x00\x00\x09\x02\x00\x00\x00\x00\x01......"[..],
+            b"\x01binary\x00\x00",
+            b"\x00\x00\x08\x06\x00\x00\x00\x00\x01",
+        ] {
             let mut line = Line::new();
-            assert!(line.say('>', bytes).show);
-            assert!(line.say('>', b"GET / HTTP/1.1\r\n\r\n").show);
+            assert!(line.say('>', bytes).show, "{bytes:?}");
         }
     }
 
