@@ -76,7 +76,7 @@ fn transfers(library: &Library, nginx: &Nginx) -> Vec<Transfer> {
 }
 
 /// Curl does all of them in one process, so many at once.
-fn run(library: &Library, nginx: &Nginx, transfers: &[Transfer], parallel: u32) {
+fn run(library: &Library, nginx: &Nginx, transfers: &[Transfer], parallel: u32, version: &str) {
     open(&library.dir().join("up"));
     let into = library.dir().join("fetched");
     open(&into);
@@ -87,7 +87,8 @@ fn run(library: &Library, nginx: &Nginx, transfers: &[Transfer], parallel: u32) 
         if *method == "PUT" {
             let _ = writeln!(list, "upload-file = {}", library.dir().join(number.to_string()).display());
         }
-        let _ = writeln!(list, "cacert = {}\nhttp1.1\nfail\nlimit-rate = 2M\nnext", library.certificate().display());
+        let _ =
+            writeln!(list, "cacert = {}\nhttp{version}\nfail\nlimit-rate = 2M\nnext", library.certificate().display());
     }
     let list = list.strip_suffix("next\n").unwrap_or(&list);
     let file = library.dir().join("list");
@@ -116,7 +117,7 @@ fn body(event: &Value, half: &str) -> Vec<u8> {
 }
 
 /// Every transfer is there once on each side, with the bodies that it had.
-fn every_pair_is_right(finished: &Finished, nginx: &Nginx, transfers: &[Transfer]) {
+fn every_pair_is_right(finished: &Finished, nginx: &Nginx, transfers: &[Transfer], version: &str) {
     finished.assert_whole();
     let hashes: Vec<String> = nginx.files.iter().map(|bytes| sha256(bytes)).collect();
     let mut seen: BTreeMap<(String, usize), usize> = BTreeMap::new();
@@ -133,6 +134,7 @@ fn every_pair_is_right(finished: &Finished, nginx: &Nginx, transfers: &[Transfer
         );
         assert_eq!((&event["url.scheme"], &event["server.address"]), (&"https".into(), &"127.0.0.1".into()));
         assert_eq!(event["server.port"], nginx.port);
+        assert_eq!(event["network.protocol.version"], version, "{told}");
         let status = if *method == "PUT" { [201, 204] } else { [200, 200] };
         assert!(status.iter().any(|s| event["http.response.status_code"] == *s), "{told}: {event:.500}");
         assert!(event["ecapture.duration_ns"].as_u64().unwrap() > 0, "{told}");
@@ -162,7 +164,15 @@ fn every_pair_is_right(finished: &Finished, nginx: &Nginx, transfers: &[Transfer
 
 #[test]
 fn curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides() {
-    let test = "curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides";
+    every_body("curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides", "1.1");
+}
+
+#[test]
+fn curl_and_nginx_over_http2_with_bodies_of_all_encodings_on_both_sides() {
+    every_body("curl_and_nginx_over_http2_with_bodies_of_all_encodings_on_both_sides", "2");
+}
+
+fn every_body(test: &str, version: &str) {
     skip_if!(
         test,
         needs::capture(),
@@ -176,8 +186,8 @@ fn curl_and_nginx_over_http1_with_bodies_of_all_encodings_on_both_sides() {
         let nginx = Nginx::start(&library, count, longest);
         let transfers = transfers(&library, &nginx);
         let (_modules, capture) = capture(&library, &["--max-body", "16MiB", "--stream-memory", "1GiB"]);
-        run(&library, &nginx, &transfers, parallel);
-        every_pair_is_right(&capture.stop(), &nginx, &transfers);
+        run(&library, &nginx, &transfers, parallel, version);
+        every_pair_is_right(&capture.stop(), &nginx, &transfers, version);
     }
 }
 
@@ -262,7 +272,7 @@ fn a_recording_is_looked_at_in_every_view() {
     let (nginx, transfers) = small(&library);
     let recording = library.dir().join("http.ecaprec");
     let (modules, capture) = capture(&library, &["--record", recording.to_str().unwrap()]);
-    run(&library, &nginx, &transfers, 2);
+    run(&library, &nginx, &transfers, 2, "1.1");
     let live = capture.stop();
     live.assert_whole();
     let module = modules.path().join("libecap_openssl.so");
@@ -365,7 +375,7 @@ fn a_har_file_is_valid_and_has_every_exchange() {
     transfers.extend((0..3).map(|number| ("PUT", format!("/up/{number}"), number)));
     let file = library.dir().join("out.HAR");
     let (modules, capture) = capture(&library, &["-w", "-", "-w", file.to_str().unwrap()]);
-    run(&library, &nginx, &transfers, 2);
+    run(&library, &nginx, &transfers, 2, "1.1");
     curl(&library, &nginx, &["-d", "text=1", "-H", "Cookie: a=b; c"]);
     // Ended as by Ctrl-C.
     let finished = capture.stop();
