@@ -50,6 +50,8 @@ struct Streams {
     /// Streams of which one frame of data was seen, and nothing else.
     heard: VecDeque<u32>,
     client: Option<bool>,
+    /// Bytes of memory that the streams hold, as far as they were counted: it is asked for at every call.
+    held: usize,
 }
 
 /// Whether these bytes, the first of a direction, begin HTTP/2: with the preface of a client, or the settings of a server.
@@ -85,8 +87,14 @@ impl Http2 {
     /// `late`: the beginning of the connection was not seen. If it turns out that it was (there is a preface), all the better.
     #[must_use]
     pub fn new(limits: BodyLimits, late: bool) -> Self {
-        let streams =
-            Streams { limits, open: BTreeMap::new(), closed: VecDeque::new(), heard: VecDeque::new(), client: None };
+        let streams = Streams {
+            limits,
+            open: BTreeMap::new(),
+            closed: VecDeque::new(),
+            heard: VecDeque::new(),
+            client: None,
+            held: 0,
+        };
         Self { sides: [Side::new(late), Side::new(late)], streams }
     }
 
@@ -127,6 +135,7 @@ impl Protocol for Http2 {
             let block = self.sides[at].abandon();
             self.streams.lose(at, Loss { data: None, block }, false);
         }
+        self.streams.held = 0;
         for (id, stream) in std::mem::take(&mut self.streams.open) {
             let exchange = self.streams.exchange(id, stream);
             out.extend(exchange);
@@ -134,8 +143,7 @@ impl Protocol for Http2 {
     }
 
     fn held(&self) -> usize {
-        let streams = self.streams.open.values().map(Substream::held).sum::<usize>();
-        size_of::<Self>() + self.sides.iter().map(Side::held).sum::<usize>() + streams
+        size_of::<Self>() + self.sides.iter().map(Side::held).sum::<usize>() + self.streams.held
     }
 }
 
@@ -204,6 +212,7 @@ impl Http2 {
                 if end && let Some(open) = streams.open.get_mut(&stream) {
                     open.end(at, time_ns);
                 }
+                streams.count(stream);
                 streams.settle(stream, &self.sides, out);
                 streams.limit(out);
             }
@@ -213,6 +222,7 @@ impl Http2 {
                     new.note(format!("pushed by the server with stream {stream}"));
                     new.promised = Some((block.fields, began_ns));
                 }
+                streams.count(promised);
                 streams.limit(out);
             }
             Action::Frame { stream } => {
@@ -224,6 +234,7 @@ impl Http2 {
             Action::Data { stream, bytes } => {
                 if let Some(open) = streams.open.get_mut(&stream) {
                     open.data(at, bytes, time_ns);
+                    streams.count(stream);
                 }
             }
             Action::End { stream } => {
@@ -270,6 +281,7 @@ impl Streams {
         }
         if self.heard.contains(&id) {
             self.entry(id);
+            self.count(id);
             return;
         }
         if self.heard.len() >= CLOSED {
@@ -329,6 +341,7 @@ impl Streams {
             stream.halves.iter().all(|half| half.ended)
         };
         if done && let Some(stream) = self.open.remove(&id) {
+            self.held = self.held.saturating_sub(stream.counted);
             if stream.closed {
                 self.remember(id);
             }
@@ -337,10 +350,19 @@ impl Streams {
         }
     }
 
+    /// Counts anew what the stream holds.
+    fn count(&mut self, id: u32) {
+        if let Some(stream) = self.open.get_mut(&id) {
+            let now = stream.held();
+            self.held = (self.held + now).saturating_sub(std::mem::replace(&mut stream.counted, now));
+        }
+    }
+
     fn limit(&mut self, out: &mut Vec<Exchange>) {
         while self.open.len() > OPEN
             && let Some((id, mut stream)) = self.open.pop_first()
         {
+            self.held = self.held.saturating_sub(stream.counted);
             stream.note("given up: too many streams are open");
             self.remember(id);
             let exchange = self.exchange(id, stream);

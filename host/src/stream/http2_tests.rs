@@ -489,6 +489,8 @@ proptest! {
         for (at, bytes) in &frames {
             parser.data(direction(*at), 1, bytes, &mut out);
             prop_assert!(parser.held() < 4 << 20);
+            let counted = parser.streams.open.values().map(|stream| stream.counted).sum::<usize>();
+            prop_assert_eq!(parser.streams.held, counted);
         }
         parser.finish(&mut out);
     }
@@ -507,6 +509,10 @@ fn too_many_streams_and_what_they_hold_are_bounded() {
     assert_eq!(out[0].notes, ["given up: too many streams are open"]);
     assert_eq!(out[0].substream, 1);
     assert!(parser.held() < 4 << 20, "{}", parser.held());
+    assert_eq!(parser.streams.held, parser.streams.open.values().map(|stream| stream.held()).sum::<usize>());
+    out.clear();
+    parser.finish(&mut out);
+    assert_eq!((out.len(), parser.streams.held), (super::OPEN, 0));
     // A block that never ends
     let mut parser = Http2::new(BodyLimits::default(), false);
     parser.data(Direction::Transmit, 0, super::PREFACE, &mut out);

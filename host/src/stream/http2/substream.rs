@@ -22,6 +22,8 @@ pub(super) struct Substream {
     pub notes: Vec<String>,
     /// It was reset, or refused: nothing more comes.
     pub closed: bool,
+    /// Bytes of memory for which it was counted.
+    pub counted: usize,
 }
 
 /// What goes in one direction of a stream.
