@@ -14,6 +14,7 @@
 //! - `walk`, `tables`, `sweep`, `exits`: which points see the event exactly once, and undisturbed.
 //! - `strings`; `wrap`, `paths`, `values`, `stubs`: functions without a name, by what they are told or by their wrappers.
 //! - `sift`: which files have a text in them; no more is understood of those.
+//! - `field`: where a function takes certain bytes from.
 //! - `place`: puts it together; `proof`: checks every offset again before it leaves.
 //!
 //! Nothing here attaches anything, reads other files or starts processes.
@@ -21,6 +22,7 @@
 pub mod child;
 mod elf;
 mod exits;
+mod field;
 mod image;
 mod instruction;
 mod paths;

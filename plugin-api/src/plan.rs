@@ -11,7 +11,7 @@ mod hex;
 mod value;
 
 pub use answer::{
-    AttachKind, Attachment, Behind, Configured, Detected, DetectedVersion, Locator, Object, PlanError, Probe,
+    AttachKind, Attachment, Behind, Configured, Detected, DetectedVersion, Field, Locator, Object, PlanError, Probe,
     ProbeKind, WrapperArgument,
 };
 pub use hex::Hex;

@@ -9,6 +9,7 @@ use ecapture_plugin_api::plan::{
 };
 
 use crate::bpf::{ObjectSpec, ProgramKind};
+use crate::scout::plan::{FieldAt, Placed};
 use crate::scout::{PointKind, ProbeWanted, ScoutAnswer, ScoutRequest};
 
 /// Places for one target file, at most; a module that wants more has lost its way.
@@ -264,7 +265,10 @@ pub fn place(
             _ => return Err(PlanError::Scout(format!("{}: {kinds:?} for a {:?}", probe.program, probe.kind))),
         };
         let offsets = place.points.iter().map(|p| p.offset).collect();
-        let arg = number(probe, place.out)?;
+        let arg = match wants_field(probe) {
+            true => field_number(probe, place)?,
+            false => number(probe, place.out)?,
+        };
         plan.placements.push(Placement { object: probe.object.clone(), program, offsets, arg, is_return });
     }
     plan.placements.sort_by_key(|p| !p.is_return);
@@ -292,6 +296,21 @@ fn number(probe: &Probe, position: Option<u8>) -> Result<u32, PlanError> {
             Err(PlanError::Scout(format!("{}: position {words} of an argument", probe.program)))
         }
     }
+}
+
+fn wants_field(probe: &Probe) -> bool {
+    matches!(&probe.at, Locator::CalleeOfStrings { field: Some(_), .. })
+}
+
+/// The probe's number where the module wants a field's place: all of it is that.
+fn field_number(probe: &Probe, place: &Placed) -> Result<u32, PlanError> {
+    let number = match (place.field, place.handed) {
+        _ if probe.arg != 0 || place.out.is_some() => None,
+        (Some(_), Some(handed)) => handed.number(),
+        (field, None) => field.and_then(FieldAt::number),
+        (None, Some(_)) => None,
+    };
+    number.ok_or_else(|| PlanError::Scout(format!("{}: no place {:?} of a field", probe.program, place.field)))
 }
 
 /// The twin of a return program that takes exit points.
@@ -341,7 +360,7 @@ mod tests {
         let answer = |indices: &[u32]| ScoutAnswer {
             placed: indices
                 .iter()
-                .map(|index| crate::scout::plan::Placed {
+                .map(|index| Placed {
                     index: *index,
                     points: vec![crate::scout::plan::Point { offset: 8, kind: PointKind::Entry }],
                     function: String::new(),
@@ -352,6 +371,8 @@ mod tests {
                     why: String::new(),
                     found: None,
                     out: None,
+                    field: None,
+                    handed: None,
                 })
                 .collect(),
             ..ScoutAnswer::default()
@@ -365,6 +386,41 @@ mod tests {
         assert_eq!(attached(&[0, 2, 3]), "other own");
         assert_eq!(attached(&[0, 1]), "best best_too");
         assert_eq!(attached(&[3]), "own");
+    }
+
+    #[test]
+    fn a_field_is_the_number_when_it_was_asked_for() {
+        use crate::scout::plan::{Cost, Handed};
+        let field = Some(ecapture_plugin_api::plan::Field { argument: 0, bytes: 32 });
+        let at = Locator::CalleeOfStrings { strings: vec!["s".into()], min: 1, field };
+        let probe = Probe { at, ..probe(false, 0) };
+        assert!(wants_field(&probe));
+        let place = |field| Placed {
+            index: 0,
+            points: Vec::new(),
+            function: String::new(),
+            found: None,
+            out: None,
+            field,
+            handed: None,
+            function_offset: 0,
+            delta: 0,
+            cost: Cost::Emulated,
+            instruction: String::new(),
+            why: String::new(),
+        };
+        let number = |field| field_number(&probe, &place(field));
+        assert_eq!(number(Some(FieldAt { through: None, at: 0x160 })), Ok(0x160));
+        assert_eq!(number(Some(FieldAt { through: Some(0), at: 0xffff })), Ok(0x1_ffff));
+        for bad in [None, Some(FieldAt { through: Some(0x7fff), at: 0 })] {
+            assert!(matches!(number(bad), Err(PlanError::Scout(_))));
+        }
+        let handed = |args, field| {
+            let place = place(Some(FieldAt { through: None, at: 0x160 }));
+            field_number(&probe, &Placed { handed: Some(Handed { args, field }), ..place })
+        };
+        assert_eq!(handed([1, 0, 4, 5, 0, 0], 2), Ok(1 << 31 | 2 << 18 | 5 << 9 | 4 << 6 | 1));
+        assert!(handed([1, 0, 4, 6, 0, 0], 2).is_err() && handed([0; 6], 6).is_err());
     }
 
     #[test]

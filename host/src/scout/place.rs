@@ -4,9 +4,10 @@
 //! for what could jump between the functions' starts and the drafted points, decide.
 
 use super::exits::Graph;
+use super::field;
 use super::image::{Function, Image};
 use super::instruction::Class;
-use super::plan::{Behind, Cost, Failed, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind};
+use super::plan::{Behind, Cost, Failed, FieldAt, Handed, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind};
 use super::proof::{Proven, prove};
 use super::strings::callee;
 use super::sweep::{References, Wanted, references};
@@ -23,6 +24,10 @@ struct Draft<'r> {
     function: Function,
     /// What else the wrappers told.
     wrapped: Option<wrap::Found>,
+    /// Where the field is that was asked for.
+    field: Option<FieldAt>,
+    /// Where things are at the point that was chosen, which is this.
+    handed: Option<(u64, Handed)>,
     choice: Choice,
 }
 
@@ -123,14 +128,16 @@ impl<'p> Known<'p> {
             Locator::FunctionAt(va) => {
                 return Err(format!("neither the unwind table nor a symbol has a function that starts at {va:#x}"));
             }
-            Locator::CalleeOfStrings { strings, min } => match self.callees.iter().find(|(known, _)| *known == at) {
-                Some((_, found)) => found.clone()?,
-                None => {
-                    let found = callee(image, strings, *min);
-                    self.callees.push((at, found.clone()));
-                    found?
+            Locator::CalleeOfStrings { strings, min, .. } => {
+                match self.callees.iter().find(|(known, _)| *known == at) {
+                    Some((_, found)) => found.clone()?,
+                    None => {
+                        let found = callee(image, strings, *min);
+                        self.callees.push((at, found.clone()));
+                        found?
+                    }
                 }
-            },
+            }
             Locator::Behind(wanted) => wrapped.insert(self.wrapped(image, wanted)?).va,
         };
         let function = image.function(va);
@@ -144,10 +151,15 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
     let (function, wrapped) = known.locate(image, &probe.at)?;
     // The wanted position is one more argument that is read.
     let args = wrapped.as_ref().and_then(|w| w.out).map_or(probe.args, |out| probe.args.max(out + 1));
+    let field = match &probe.at {
+        Locator::CalleeOfStrings { field: Some(wanted), .. } => Some(field::find(image, &function, wanted)?),
+        _ => None,
+    };
     let walk = walk(image, &function, args);
     let Some(first) = walk.steps.first() else {
         return Err(format!("the bytes at {:#x} are no instruction", function.start));
     };
+    let mut handed = None;
     let choice = match (&probe.at, probe.kind) {
         (Locator::SymbolOffset(_, offset), kind) => {
             let va = function.start.checked_add(*offset).ok_or("the offset is not in the file")?;
@@ -156,10 +168,17 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
             }
             Choice::Fixed(va)
         }
-        (_, WantedKind::Entry) => choose_entry(image, &function, &walk, first, args),
+        (_, WantedKind::Entry) => match (choose_entry(image, &function, &walk, first, args), &probe.at, field) {
+            (Choice::Stay(why), Locator::CalleeOfStrings { field: Some(wanted), .. }, Some(found)) => {
+                handed = field::handed(image, &function, wanted, found, args);
+                let at = |step: &&Step| Some(step.va) == handed.map(|(va, _)| va);
+                choose(image, &function, &walk, first, at, || why.clone())
+            }
+            (choice, ..) => choice,
+        },
         (_, WantedKind::Return) => choose_return(image, &function, &walk, first, probe.exit_ok)?,
     };
-    Ok(Draft { probe, function, wrapped, choice })
+    Ok(Draft { probe, function, wrapped, field, handed, choice })
 }
 
 /// Go moves the stack of a running function, so a return address replaced there is a crash.
@@ -278,7 +297,10 @@ fn decide(image: &Image<'_>, draft: &Draft<'_>, found: &Result<References, Strin
             Err(why) => stay(why),
             Ok(references) => match references.within(function.start + 1..to.next).first() {
                 Some(reference) => stay(&format!("{:#x} is reached by {}", reference.target, reference.by())),
-                None => Ok((at(to.va)?, kind, moved(draft.probe.kind, to.va - function.start))),
+                None => {
+                    let handed = draft.handed.is_some_and(|(va, _)| va == to.va);
+                    Ok((at(to.va)?, kind, moved(draft.probe.kind, to.va - function.start, handed)))
+                }
             },
         },
         Choice::Exits { graph, stay: why } => {
@@ -306,8 +328,9 @@ fn decide(image: &Image<'_>, draft: &Draft<'_>, found: &Result<References, Strin
     }
 }
 
-fn moved(kind: WantedKind, distance: u64) -> String {
+fn moved(kind: WantedKind, distance: u64, handed: bool) -> String {
     let intact = match kind {
+        WantedKind::Entry if handed => "the arguments are where the function that is jumped to gets them",
         WantedKind::Entry => "the arguments are untouched",
         WantedKind::Return => "the stack pointer is still at the return address",
     };
@@ -330,17 +353,24 @@ fn describe(
     };
     let found = match (&draft.probe.at, &draft.wrapped) {
         (Locator::Behind(wanted), Some(wrapped)) => Some(wrapped.words(wanted, names)),
-        (Locator::CalleeOfStrings { min, .. }, _) => Some(format!("called with {min} or more of the strings")),
+        (Locator::CalleeOfStrings { min, field: wanted, .. }, _) => {
+            let shown = wanted.as_ref().zip(draft.field).map(|(wanted, at)| field::words(wanted, at));
+            Some(format!("called with {min} or more of the strings{}", shown.unwrap_or_default()))
+        }
         _ => None,
     };
     let name = asked.or_else(|| names.get(&function).cloned());
     let first = points.first();
+    // It may have had to stay where the arguments still are their own.
+    let handed = draft.handed.filter(|(va, _)| first.is_some_and(|p| p.va == *va)).map(|(_, handed)| handed);
     Placed {
         index: draft.probe.index,
         points: points.iter().map(|p| Point { offset: p.offset, kind }).collect(),
         function: name.unwrap_or_else(|| format!("function at {function:#x}")),
         found,
         out: draft.wrapped.as_ref().and_then(|wrapped| wrapped.out),
+        field: draft.field,
+        handed,
         function_offset: image.file_offset(function).unwrap_or_default(),
         delta: first.map_or(0, |p| p.va.wrapping_sub(function).cast_signed()),
         cost: if points.iter().all(|p| p.emulated) { Cost::Emulated } else { Cost::Stepped },

@@ -3,7 +3,7 @@
 //! Only shapes live here, no analysis. The broker reads the answer of a process that has parsed hostile bytes, so
 //! nothing in it is more than numbers and text to show.
 
-pub use ecapture_plugin_api::plan::{Behind, Locator, ProbeKind as WantedKind, WrapperArgument};
+pub use ecapture_plugin_api::plan::{Behind, Field, Locator, ProbeKind as WantedKind, WrapperArgument};
 use serde::{Deserialize, Serialize};
 
 /// The probes wanted in one file.
@@ -89,6 +89,12 @@ pub struct Placed {
     /// Position of the wrapper's argument that [`Behind::out`] asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<u8>,
+    /// Where the field is that [`Locator::CalleeOfStrings`] asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<FieldAt>,
+    /// The point is where the function hands everything on, and this is where things are then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed: Option<Handed>,
     /// File offset of the function's first instruction.
     pub function_offset: u64,
     /// Distance of the first point from the function's first instruction, in bytes.
@@ -99,6 +105,44 @@ pub struct Placed {
     pub instruction: String,
     /// Why this point, in words.
     pub why: String,
+}
+
+/// Where a [`Field`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FieldAt {
+    /// Where in the structure the pointer is that leads to it; absent if the field is in the structure itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<u16>,
+    /// Bytes from the beginning of what is pointed to.
+    pub at: u16,
+}
+
+impl FieldAt {
+    /// As the probe's program sees it; nothing if the pointer's place is one too far.
+    #[must_use]
+    pub fn number(self) -> Option<u32> {
+        let through = self.through.map_or(Some(0), |through| through.checked_add(1))?;
+        (through <= 0x7fff).then_some(u32::from(through) << 16 | u32::from(self.at))
+    }
+}
+
+/// Which argument registers hold what at a function's last jump, as the function that it leads to gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handed {
+    /// Where the first arguments are, as many as the probe's program reads.
+    pub args: [u8; 6],
+    /// Where the field's address is.
+    pub field: u8,
+}
+
+impl Handed {
+    /// As the probe's program sees it; nothing if a register is not one of the six.
+    #[must_use]
+    pub fn number(self) -> Option<u32> {
+        let all = self.args.into_iter().chain([self.field]);
+        let bits = all.zip((0..).step_by(3)).map(|(at, shift)| (at < 6).then_some(u32::from(at) << shift));
+        bits.sum::<Option<u32>>().map(|bits| 1 << 31 | bits)
+    }
 }
 
 /// One offset to attach to.

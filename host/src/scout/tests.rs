@@ -1,6 +1,7 @@
 //! Tests of the analysis as a whole, on files built byte by byte, on damaged files and on real ones.
 
 mod builder;
+mod fields;
 mod hostile;
 mod points;
 mod real;

@@ -148,7 +148,8 @@ pub struct Probe {
     #[serde(default)]
     pub args: u8,
     /// Free for the module: the high half of the attach cookie (the low half is the target's number). Of a probe whose
-    /// place asks for a position ([`Behind::out`]) the top 8 bits are the host's, and 0 here.
+    /// place asks for a position ([`Behind::out`]) the top 8 bits are the host's, and 0 here; where it asks for a field
+    /// ([`Field`]) all are.
     #[serde(default)]
     pub arg: u32,
     /// If it can't be placed, the target is refused; else a note is written and the rest is attached.
@@ -189,6 +190,9 @@ pub enum Locator {
         strings: Vec<String>,
         /// How many of them must be found.
         min: u32,
+        /// A place that its code shows, and the program wants to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        field: Option<Field>,
     },
     /// The function that several others are thin wrappers of: `ssl_read_internal` behind `SSL_read` and `SSL_read_ex`.
     /// It has no name in a stripped file. What can't be proven is not placed, and the reason says what was in the way;
@@ -234,6 +238,21 @@ pub struct WrapperArgument {
     pub wrapper: String,
     /// Number of its argument, counted from 0: at most 5.
     pub argument: u8,
+}
+
+/// Bytes that a function takes from the structure that one of its arguments points to: it hands their address and their
+/// number on to another function, next to one another, or goes through them itself. `ssl_log_secret` does that with the 32
+/// bytes of the client random, which have another place in every version.
+///
+/// The host puts where they are into the probe's number: in the low 16 bits their distance from what is pointed to. What
+/// is pointed to is the structure itself if the high 16 bits are 0, else what the pointer points to that is in it at these
+/// bits minus 1. What the code does not show, or shows for more than one place, is not placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Which argument points to the structure, counted from 0: at most 5.
+    pub argument: u8,
+    /// How many bytes: 16 to 4096. Fewer are too common a number to tell anything.
+    pub bytes: u32,
 }
 
 impl Default for Configured {
@@ -363,14 +382,34 @@ impl Detected {
                         return Err(invalid(at("arg"), why));
                     }
                 }
-                Locator::CalleeOfStrings { strings, min } => {
+                Locator::CalleeOfStrings { strings, min, field } => {
                     check_count(&at("at.strings"), strings.len(), MAX_ITEMS)?;
                     strings.iter().try_for_each(|s| check_name(|| at("at.strings"), s))?;
                     if *min == 0 || usize::try_from(*min).is_ok_and(|min| min > strings.len()) {
                         return Err(invalid(at("at.min"), format!("{min} of {} strings", strings.len())));
                     }
+                    if let Some(field) = field {
+                        field.check(&at("at.field"))?;
+                        if probe.arg != 0 {
+                            let why = format!("{:#x}: all bits are those of the field asked for", probe.arg);
+                            return Err(invalid(at("arg"), why));
+                        }
+                    }
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Field {
+    fn check(&self, at: &str) -> Result<(), PlanError> {
+        if self.argument >= REGISTER_ARGS {
+            let why = format!("{}; 0 to {} are in registers", self.argument, REGISTER_ARGS - 1);
+            return Err(invalid(format!("{at}.argument"), why));
+        }
+        if !(16..=4096).contains(&self.bytes) {
+            return Err(invalid(format!("{at}.bytes"), format!("{}; 16 to 4096 are allowed", self.bytes)));
         }
         Ok(())
     }

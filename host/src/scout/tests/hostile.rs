@@ -2,7 +2,7 @@
 
 use super::super::image::Image;
 use super::super::instruction::{Class, class, decode};
-use super::super::plan::{Behind, Locator, ProbeWanted, ScoutRequest, WantedKind, WrapperArgument};
+use super::super::plan::{Behind, Field, Locator, ProbeWanted, ScoutRequest, WantedKind, WrapperArgument};
 use super::builder::Elf;
 use super::wrappers::{behind, whole_file};
 use super::{analyse, symbol};
@@ -25,7 +25,8 @@ fn request(file: &[u8]) -> ScoutRequest {
         symbol("f"),
         symbol("g"),
         Locator::SymbolOffset("f".to_owned(), 4),
-        Locator::CalleeOfStrings { strings, min: 1 },
+        Locator::CalleeOfStrings { strings: strings.clone(), min: 1, field: None },
+        Locator::CalleeOfStrings { strings, min: 1, field: Some(Field { argument: 0, bytes: 32 }) },
     ];
     let locators: Vec<Locator> = some.chain(named).collect();
     let kinds = [(WantedKind::Entry, 2), (WantedKind::Return, 0)];

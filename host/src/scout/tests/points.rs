@@ -281,7 +281,7 @@ fn the_function_called_with_strings_is_found() {
     let file = Elf::of_code(&bytes).function("f", 0, 37).function("h", 38, 3).data(b"LABEL_A\0LABEL_B\0").build();
     let wanted = |strings: &[&str], min| {
         let strings = strings.iter().map(|s| (*s).to_owned()).collect();
-        probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min }, 2)
+        probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min, field: None }, 2)
     };
     let point = placed(&file, wanted(&["LABEL_A", "LABEL_B"], 2));
     assert_eq!((point.function.as_str(), point.function_offset), ("h", CODE + 38));

