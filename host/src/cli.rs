@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use ecapture_plugin_api::manifest::Permissions;
+use ecapture_plugin_api::manifest::{Mode, Permissions};
 
 use crate::bpf::{self, ObjectSpec};
 use crate::broker::{self, Asked};
@@ -89,7 +89,9 @@ fn run() -> Result<Exit, Failure> {
                 let options = ModuleOptions::new(&module.manifest, mode, &given)?;
                 asked.push(Asked { module: module.into(), options });
             }
-            broker::capture(asked, RunOptions::from_matches(&merged.matches)?)
+            let mut run = RunOptions::from_matches(&merged.matches)?;
+            run.settle(asked.iter().map(mode_of))?;
+            broker::capture(asked, run)
         }
         Some(("doctor", sub)) => {
             let settings = Settings::load(&catalog, config.as_deref())?;
@@ -110,7 +112,8 @@ fn run() -> Result<Exit, Failure> {
             say_notes(&settings, &merged.matches);
             let options = ModuleOptions::from_matches(&module.manifest, &merged.matches)?;
             let asked = Asked { module: module.into(), options };
-            let run = RunOptions::from_matches(&merged.matches)?;
+            let mut run = RunOptions::from_matches(&merged.matches)?;
+            run.settle([mode_of(&asked)])?;
             if !sub.contains_id("explain") {
                 return broker::capture(vec![asked], run);
             }
@@ -125,6 +128,10 @@ fn run() -> Result<Exit, Failure> {
             Ok(Exit::Usage)
         }
     }
+}
+
+fn mode_of(asked: &Asked) -> Option<&Mode> {
+    asked.module.manifest.mode(&asked.options.config.mode)
 }
 
 /// Types of the kernel are named in the environment or in the file. What is wrong with these is said when they are used.

@@ -1,4 +1,4 @@
-//! Where events go: text, hex dump, JSON Lines, or nowhere but into the counts.
+//! Where events go: text, hex dump, JSON Lines, a key log, or nowhere but into the counts.
 //!
 //! A [`Render`] turns events into bytes and knows nothing of files; an [`output::Output`] brings bytes to an open file
 //! descriptor and knows nothing of events but their number; a [`set::SinkSet`] is all outputs of a run. Files are
@@ -12,6 +12,7 @@ pub mod fd;
 mod har;
 pub mod hex;
 pub mod json;
+pub mod keylog;
 pub mod output;
 pub mod queue;
 pub mod recording;

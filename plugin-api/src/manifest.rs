@@ -22,8 +22,8 @@ pub use error::ManifestError;
 pub use names::{HOST_COLUMNS, HOST_PREFIXES, RESERVED_LONG, RESERVED_NAMES, RESERVED_SHORT};
 pub use template::{Template, TemplatePart};
 pub use types::{
-    ApiVersion, BpfObject, Column, ColumnType, ConfigOption, Event, Kernel, KernelVersion, Manifest, Mode, ModuleInfo,
-    OptionType, Permissions, Stream, Target, TargetKind, Version,
+    ApiVersion, BpfObject, Column, ColumnType, ConfigOption, Event, Kernel, KernelVersion, Manifest, Mode, ModeOutput,
+    ModuleInfo, OptionType, Permissions, Stream, Target, TargetKind, Version,
 };
 pub use units::{format_duration, format_size, parse_duration, parse_size};
 

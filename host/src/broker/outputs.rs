@@ -1,15 +1,15 @@
 //! Opens the files that events are written to. The collector has no right to open anything.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::rotation::Series;
-use crate::cli::Rotation;
+use crate::cli::{Rotation, RunOptions};
 use crate::failure::Failure;
-use crate::sink::Rotate;
+use crate::sink::{Format, Rotate};
 
 /// An output as it is handed to the collector.
 #[derive(Debug)]
@@ -22,35 +22,48 @@ pub struct Output {
     pub terminal: bool,
     /// From the shell, and so shared with others; not opened here.
     pub inherited: bool,
-    /// For raw records instead of events.
-    pub recording: bool,
+    /// Written in this way, whatever the others are.
+    pub format: Option<Format>,
     /// Where its next files come from, if it is rotated.
     pub series: Option<Series>,
     /// When they come.
     pub rotate: Option<Rotate>,
 }
 
-/// Opens what `-w` names, or stdout. Files are created with mode 0600, and never through a symbolic link: the program
+/// Opens what `-w` names, or stdout, and what `--keylog-file` and `--record` name. Files are created with mode 0600, and never through a symbolic link: the program
 /// runs as root, and the directory may be anybody's.
 ///
-/// `rotation`: each file is the first of a series, and has a name of it; see [`super::rotation`].
+/// With rotation each file of `-w` is the first of a series, and has a name of it; see [`super::rotation`].
 ///
 /// # Errors
 /// `E-OUTPUT` with the path and the cause.
-pub fn open(writes: &[PathBuf], record: Option<&Path>, rotation: Option<&Rotation>) -> Result<Vec<Output>, Failure> {
+pub fn open(options: &RunOptions) -> Result<Vec<Output>, Failure> {
+    let mut outputs =
+        if options.only_keylog() { Vec::new() } else { writes(&options.writes, options.rotation.as_ref())? };
+    if let Some(path) = &options.keylog_file {
+        let output = if path == Path::new("-") { stdout()? } else { keylog(path)? };
+        outputs.push(Output { format: Some(Format::Keylog), ..output });
+    }
+    if let Some(path) = &options.record {
+        outputs.push(Output { format: Some(Format::Recording), ..file(path)? });
+    }
+    Ok(outputs)
+}
+
+/// What `-w` names, or stdout.
+///
+/// # Errors
+/// `E-OUTPUT` with the path and the cause.
+pub fn writes(writes: &[PathBuf], rotation: Option<&Rotation>) -> Result<Vec<Output>, Failure> {
     let open = |path: &PathBuf| match rotation {
         _ if path == Path::new("-") => stdout(),
         Some(rotation) => first(path, rotation),
         None => file(path),
     };
-    let mut outputs = match writes {
-        [] => vec![stdout()?],
-        writes => writes.iter().map(open).collect::<Result<_, _>>()?,
-    };
-    if let Some(path) = record {
-        outputs.push(Output { recording: true, ..file(path)? });
+    match writes {
+        [] => Ok(vec![stdout()?]),
+        writes => writes.iter().map(open).collect(),
     }
-    Ok(outputs)
 }
 
 /// The first file of a series.
@@ -59,7 +72,7 @@ fn first(path: &Path, rotation: &Rotation) -> Result<Output, Failure> {
     let fd = series.next().map_err(|e| refuse(path, &e))?;
     let name = path.display().to_string();
     let rotate = Some(rotation.rotate);
-    Ok(Output { fd, name, terminal: false, inherited: false, recording: false, series: Some(series), rotate })
+    Ok(Output { fd, name, terminal: false, inherited: false, format: None, series: Some(series), rotate })
 }
 
 fn stdout() -> Result<Output, Failure> {
@@ -69,22 +82,44 @@ fn stdout() -> Result<Output, Failure> {
         Failure::new("E-OUTPUT", format!("stdout cannot be used: {e}")).remedy("is it closed? use -w FILE")
     })?;
     let (name, terminal) = ("stdout".into(), out.is_terminal());
-    Ok(Output { fd, name, terminal, inherited: true, recording: false, series: None, rotate: None })
+    Ok(Output { fd, name, terminal, inherited: true, format: None, series: None, rotate: None })
 }
 
 fn file(path: &Path) -> Result<Output, Failure> {
+    let mut how = OpenOptions::new();
+    opened(path, how.write(true).create(true).truncate(true)).map(|file| output(path, file))
+}
+
+/// A key log: others may be writing to it too, and what is in it is of use still. A last line without an end is given one.
+fn keylog(path: &Path) -> Result<Output, Failure> {
+    let mut how = OpenOptions::new();
+    let file = opened(path, how.append(true).create(true))?;
+    // A pipe or a device is taken as it is.
+    if file.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
+        let mut last = [0];
+        let mut reader = opened(path, OpenOptions::new().read(true))?;
+        let read = reader.seek(SeekFrom::End(-1)).and_then(|_| reader.read_exact(&mut last));
+        read.and_then(|()| if last == *b"\n" { Ok(()) } else { (&file).write_all(b"\n") })
+            .map_err(|e| refuse(path, &e))?;
+    }
+    Ok(output(path, file))
+}
+
+fn opened(path: &Path, how: &mut OpenOptions) -> Result<File, Failure> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path);
-    let file: File = opened.map_err(|e| refuse(path, &e))?;
-    Ok(Output {
+    how.mode(0o600).custom_flags(flags).open(path).map_err(|e| refuse(path, &e))
+}
+
+fn output(path: &Path, file: File) -> Output {
+    Output {
         fd: file.into(),
         name: path.display().to_string(),
         terminal: false,
         inherited: false,
-        recording: false,
+        format: None,
         series: None,
         rotate: None,
-    })
+    }
 }
 
 fn refuse(path: &Path, error: &io::Error) -> Failure {
@@ -107,18 +142,31 @@ mod tests {
     fn files_are_private_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("out"), dir.path().join("link"));
-        let outputs = open(&[path.clone(), "-".into()], None, None).unwrap();
+        let outputs = writes(&[path.clone(), "-".into()], None).unwrap();
         assert_eq!(outputs.len(), 2);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         symlink(&path, &link).unwrap();
-        let failure = open(&[link], None, None).unwrap_err();
+        let failure = writes(std::slice::from_ref(&link), None).unwrap_err();
         assert_eq!(failure.code, "E-OUTPUT");
         assert!(failure.remedy.unwrap().contains("symbolic link"));
+        assert_eq!(keylog(&link).unwrap_err().code, "E-OUTPUT");
+    }
+
+    #[test]
+    fn a_key_log_is_private_and_goes_on_where_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        for line in ["one\n", "two", "three\n"] {
+            let output = keylog(&path).unwrap();
+            File::from(output.fd).write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn a_missing_directory_is_named() {
-        let failure = open(&["/nowhere/at/all".into()], None, None).unwrap_err();
+        let failure = writes(&["/nowhere/at/all".into()], None).unwrap_err();
         assert!(failure.message.contains("/nowhere/at/all"), "{failure}");
     }
 }

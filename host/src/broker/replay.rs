@@ -57,7 +57,7 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
     watch::init(options.verbose, options.quiet);
     let path = &options.recording;
     let mut file = File::open(path).map_err(|e| unusable(path, &e))?;
-    let outputs = outputs::open(&options.writes, None, None)?;
+    let outputs = outputs::writes(&options.writes, None)?;
     let name = &module.manifest.module.name;
     let sealed = sandbox::memfd::sealed_copy(name, module.image.bytes())
         .map_err(|e| Failure::new("E-CHILD", format!("cannot keep a copy of {name}: {e}")))?;

@@ -62,7 +62,7 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
     }
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
-    let mut outputs = outputs::open(&options.writes, options.record.as_deref(), options.rotation.as_ref())?;
+    let mut outputs = outputs::open(&options)?;
     let asked: Vec<Arc<Asked>> = asked.into_iter().map(Arc::new).collect();
     let several = asked.len() > 1;
     let later = Later { files: options.follow, children: options.children };

@@ -35,6 +35,8 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         containers: Vec::new(),
         follow: false,
         format: Format::Json,
+        format_open: false,
+        keylog_file: None,
         writes: vec![events.clone()],
         record: None,
         rotation: None,

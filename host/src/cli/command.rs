@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
-use ecapture_plugin_api::manifest::{ConfigOption, Manifest, OptionType};
+use ecapture_plugin_api::manifest::{ConfigOption, Manifest, ModeOutput, OptionType};
 
 use super::duration::{duration, max_body, ring_size, rotate_size, rotate_time, stream_memory};
 use super::settings::DEFAULT_FILE;
@@ -75,15 +75,22 @@ pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
         .args(common_args());
     if manifest.modes.len() > 1 {
         let names = manifest.modes.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
-        command = command.arg(
-            Arg::new("mode")
-                .long("mode")
-                .value_name("MODE")
-                .value_parser(PossibleValuesParser::new(names))
-                .help("What to capture"),
-        );
+        let mode = Arg::new("mode")
+            .long("mode")
+            .value_name("MODE")
+            .value_parser(PossibleValuesParser::new(names))
+            .help("What to capture");
+        command = command.arg(if has_short(manifest, 'm') { mode } else { mode.short('m') });
+    }
+    if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Keylog)) && !has_short(manifest, 'k') {
+        command = command.mut_arg("keylog-file", |arg| arg.short('k'));
     }
     command.args(manifest.config.iter().map(|s| setting_arg(s).help_heading("Options of this module")))
+}
+
+/// Letters that the host does not keep for itself are the module's first.
+fn has_short(manifest: &Manifest, short: char) -> bool {
+    manifest.config.iter().any(|option| option.short == Some(short))
 }
 
 /// One option that a module declares. Its value is checked against the manifest afterwards, so that the same check
@@ -143,8 +150,8 @@ pub fn common_args() -> Vec<Arg> {
             .long("output")
             .value_name("FORMAT")
             .default_value("text")
-            .value_parser(["text", "json", "hex", "har", "none"])
-            .help("How events are written"),
+            .value_parser(["text", "json", "hex", "har", "keylog", "none"])
+            .help("How events are written; without it, as the module's mode has it"),
         Arg::new("write")
             .short('w')
             .long("write")
@@ -155,6 +162,9 @@ pub fn common_args() -> Vec<Arg> {
             .long("record")
             .value_name("FILE")
             .help("Also keep the raw records in this file, to be decoded again: ecapture module replay"),
+        Arg::new("keylog-file").long("keylog-file").value_name("FILE").help(
+            "Append the secrets of TLS connections to this key log; of modules whose mode makes them (-m keylog)",
+        ),
         Arg::new("duration")
             .long("duration")
             .value_name("TIME")

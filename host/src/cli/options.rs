@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use ecapture_plugin_api::manifest::Manifest;
+use ecapture_plugin_api::manifest::{Manifest, Mode, ModeOutput};
 use ecapture_plugin_api::plan::{Config, Value};
 
 use crate::failure::{Exit, Failure};
@@ -64,6 +64,10 @@ pub struct RunOptions {
     pub follow: bool,
     /// How events are written.
     pub format: Format,
+    /// Nobody said how: the modules' modes may.
+    pub format_open: bool,
+    /// Secrets are appended to this file.
+    pub keylog_file: Option<PathBuf>,
     /// Where to; empty = stdout.
     pub writes: Vec<PathBuf>,
     /// Raw records go here as well.
@@ -160,6 +164,8 @@ impl RunOptions {
             containers: matches.get_many("container").into_iter().flatten().cloned().collect(),
             follow: !matches.get_flag("no-new-targets"),
             format,
+            format_open: matches.value_source("output") == Some(ValueSource::DefaultValue),
+            keylog_file: matches.get_one::<String>("keylog-file").map(PathBuf::from),
             writes: matches.get_many::<String>("write").into_iter().flatten().map(PathBuf::from).collect(),
             record: matches.get_one::<String>("record").map(PathBuf::from),
             rotation: Rotation::from_matches(matches)?,
@@ -173,6 +179,42 @@ impl RunOptions {
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_count("verbose"),
         })
+    }
+
+    /// Settles what depends on the modes of the modules: how events are written if nobody said it, and whether there are
+    /// secrets for those who want them.
+    ///
+    /// # Errors
+    /// `E-USAGE` if a key log is wanted of modes that make no secrets.
+    pub fn settle<'m>(&mut self, modes: impl IntoIterator<Item = Option<&'m Mode>>) -> Result<(), Failure> {
+        let outputs: Vec<Option<ModeOutput>> = modes.into_iter().map(|mode| mode.and_then(|m| m.output)).collect();
+        let secrets = outputs.contains(&Some(ModeOutput::Keylog));
+        // Modules that are written differently have but one form in common.
+        if let [first, rest @ ..] = outputs.as_slice()
+            && self.format_open
+            && rest.iter().all(|output| output == first)
+        {
+            self.format = match first {
+                Some(ModeOutput::Json) => Format::Json,
+                Some(ModeOutput::Hex) => Format::Hex,
+                Some(ModeOutput::Keylog) => Format::Keylog,
+                Some(ModeOutput::Text) | None => self.format,
+            };
+        }
+        let option = match (self.format, &self.keylog_file) {
+            _ if secrets => return Ok(()),
+            (Format::Keylog, _) => "--output keylog",
+            (_, Some(_)) => "--keylog-file",
+            (_, None) => return Ok(()),
+        };
+        let text = format!("{option} needs a mode that makes secrets, and no module is asked for one");
+        Err(Failure::new("E-USAGE", text).exit(Exit::Usage).remedy("add --mode keylog, as in `ecapture tls -m keylog`"))
+    }
+
+    /// Events go nowhere but into a key log: nobody asked for another output.
+    #[must_use]
+    pub fn only_keylog(&self) -> bool {
+        self.keylog_file.is_some() && self.format_open && self.writes.is_empty()
     }
 }
 
@@ -231,4 +273,40 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, O
     let max_body = if wanted { matches.get_one("max-body").copied().unwrap_or(1 << 20) } else { 0 };
     let memory = matches.get_one("stream-memory").copied().unwrap_or(64 << 20);
     Ok((StreamOptions { view, max_body, memory, filter }, bodies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> RunOptions {
+        let command = clap::Command::new("x").args(crate::cli::command::common_args());
+        let matches = command.try_get_matches_from([&["x"], words].concat()).unwrap();
+        RunOptions::from_matches(&matches).unwrap()
+    }
+
+    fn mode(output: Option<ModeOutput>) -> Mode {
+        Mode { name: "m".into(), help: "h".into(), default: false, output }
+    }
+
+    #[test]
+    fn a_mode_says_how_its_events_are_written_unless_somebody_else_does() {
+        let (text, keylog) = (mode(None), mode(Some(ModeOutput::Keylog)));
+        let settled = |words: &[&str], modes: &[&Mode]| {
+            let mut options = options(words);
+            options.settle(modes.iter().map(|m| Some(*m))).map(|()| (options.format, options.only_keylog()))
+        };
+        assert_eq!(settled(&[], &[&keylog]).unwrap(), (Format::Keylog, false));
+        assert_eq!(settled(&["-o", "json"], &[&keylog]).unwrap(), (Format::Json, false));
+        assert_eq!(settled(&[], &[&text]).unwrap(), (Format::Text, false));
+        assert_eq!(settled(&[], &[&keylog, &text]).unwrap(), (Format::Text, false));
+        assert_eq!(settled(&["--keylog-file", "k"], &[&keylog]).unwrap(), (Format::Keylog, true));
+        assert_eq!(settled(&["--keylog-file", "k", "-w", "x"], &[&keylog]).unwrap(), (Format::Keylog, false));
+        assert_eq!(settled(&["--keylog-file", "k", "-o", "json"], &[&keylog]).unwrap(), (Format::Json, false));
+        for words in [["--keylog-file", "k"], ["-o", "keylog"]] {
+            let failure = settled(&words, &[&text]).unwrap_err();
+            assert_eq!((failure.code, failure.exit), ("E-USAGE", Exit::Usage));
+            assert!(failure.remedy.unwrap().contains("-m keylog"));
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub fn command() -> Command {
                 .long("output")
                 .value_name("FORMAT")
                 .default_value("text")
-                .value_parser(["text", "json", "hex", "har", "none"])
+                .value_parser(["text", "json", "hex", "har", "keylog", "none"])
                 .help("How events are written"),
         )
         .arg(

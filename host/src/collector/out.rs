@@ -14,7 +14,7 @@ use crate::event::wire::{View, role};
 use crate::event::{Clock, Event, EventSchema, Field, Flags};
 use crate::protocol::control::Control;
 use crate::protocol::{FromCollector, Process};
-use crate::sink::SinkSet;
+use crate::sink::{SinkSet, keylog};
 use crate::stream::conversation::Outcome;
 use crate::stream::exchange::Exchange;
 
@@ -84,9 +84,11 @@ impl Out {
         };
         let fixed = &view.fixed;
         let schema = source.schema.event(fixed.event);
-        source.undeclared += u64::from(schema.is_none() || !matches!(fixed.role, role::OUTPUT | role::STREAM));
-        // Bytes of a stream are shown as they come. Connections and secrets are for what this version does not have.
-        let (Some(schema), role::OUTPUT | role::STREAM) = (schema, fixed.role) else {
+        // Connections are for what this version does not have.
+        let known = matches!(fixed.role, role::OUTPUT | role::STREAM)
+            || (fixed.role == role::SECRET && keylog::is_line(view.payload));
+        source.undeclared += u64::from(schema.is_none() || !known);
+        let Some(schema) = schema.filter(|_| known) else {
             source.malformed += 1;
             return;
         };
@@ -238,6 +240,7 @@ impl Out {
             fields: &fields,
             refused: 0,
             payload: &[],
+            secret: false,
             missing: exchange.missing(),
             lost_before: 0,
             flags: Flags(if exchange.is_complete() { 0 } else { Flags::PARTIAL }),
@@ -290,6 +293,7 @@ impl Out {
             fields,
             refused,
             payload: view.payload,
+            secret: fixed.role == role::SECRET,
             missing: fixed.missing,
             lost_before: fixed.lost_before,
             flags: Flags(fixed.flags),

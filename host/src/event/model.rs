@@ -6,7 +6,7 @@
 use super::schema::{Column, EventSchema};
 use crate::stream::exchange::Exchange;
 
-/// One event of role `output`.
+/// One event of role `output`, `stream` or `secret`.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
     /// Its declaration: name, module, columns, text form.
@@ -39,6 +39,8 @@ pub struct Event<'a> {
     pub refused: u32,
     /// Bytes beside the columns; empty if none.
     pub payload: &'a [u8],
+    /// The payload is a line of a key log.
+    pub secret: bool,
     /// Bytes of the message that were never captured.
     pub missing: u64,
     /// Records of this module lost between the last event and this one.

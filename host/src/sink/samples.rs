@@ -57,6 +57,7 @@ pub fn event<'a>(schema: &'a Schema, fields: &'a [Field<'a>]) -> Event<'a> {
         fields,
         refused: 0,
         payload: &[],
+        secret: false,
         missing: 0,
         lost_before: 0,
         flags: Flags::default(),

@@ -21,6 +21,7 @@ use super::fd::{FdDestination, Sharing};
 use super::har::Har;
 use super::hex::Hex;
 use super::json::Json;
+use super::keylog::Keylog;
 use super::output::{Limits, Output};
 use super::recording::Recording;
 use super::rotate::{Rotate, Rotating};
@@ -119,6 +120,8 @@ pub enum Format {
     Har,
     /// Counts only.
     None,
+    /// Secrets of TLS connections, as Wireshark reads them.
+    Keylog,
     /// Raw records: `--record`, not one of `-o`.
     Recording,
 }
@@ -132,6 +135,7 @@ impl Format {
             "hex" => Self::Hex,
             "har" => Self::Har,
             "none" => Self::None,
+            "keylog" => Self::Keylog,
             _ => return None,
         })
     }
@@ -329,14 +333,18 @@ fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
         Format::Text => |text| Box::new(Text::new(text)),
         Format::Hex => |text| Box::new(Hex::new(text)),
         Format::Json => |text| Box::new(Json::new(text.bodies)),
+        Format::Keylog => |_| Box::new(Keylog::default()),
     };
+    // Who reads a key log beside the packets needs each line now.
+    let batch = if format == Format::Keylog { 1 } else { Limits::default().batch };
+    let limits = Limits { batch, ..Limits::default() };
     if let Some(rotate) = rotate {
         let render = Box::new(move || render(text));
-        return Ok(Box::new(Rotating::new(&name, rotate, Limits::default(), render, fd)?));
+        return Ok(Box::new(Rotating::new(&name, rotate, limits, render, fd)?));
     }
     let render = render(text);
     let destination = FdDestination::new(fd, if shared { Sharing::Shared } else { Sharing::Own })?;
-    Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), Limits::default())))
+    Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), limits)))
 }
 
 #[cfg(test)]
@@ -427,7 +435,7 @@ mod tests {
         let mut spec = spec("x", Format::Text, tempfile::tempfile().unwrap(), false);
         spec.fd = None;
         assert!(SinkSet::new(vec![spec]).is_err());
-        for format in ["text", "json", "hex", "none"] {
+        for format in ["text", "json", "hex", "none", "keylog"] {
             let parsed = Format::from_name(format).unwrap();
             assert_eq!(serde_json::to_string(&parsed).unwrap(), format!("\"{format}\""));
         }

@@ -21,6 +21,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "help",
     "host",
     "json",
+    "keylog-file",
     "list-modules",
     "max-body",
     "method",

@@ -5,7 +5,7 @@ mod parts;
 
 use super::{
     ApiVersion, Kernel, KernelVersion, MAX_LIST, MAX_MANIFEST, MAX_PARTS, MAX_TEXT, Manifest, ManifestError, Mode,
-    ModuleInfo, OptionType, Permissions, RESERVED_NAMES, SCHEMA, Target, TargetKind, Version, names,
+    ModeOutput, ModuleInfo, OptionType, Permissions, RESERVED_NAMES, SCHEMA, Target, TargetKind, Version, names,
     reader::{Field, Section, line, quote},
 };
 use toml::de::DeTable;
@@ -194,10 +194,12 @@ fn read_modes(root: &Section<'_>) -> Result<Vec<Mode>> {
     let sections = root.tables("mode", MAX_PARTS)?;
     let mut modes: Vec<Mode> = Vec::new();
     for section in &sections {
-        section.only(&["name", "help", "default"])?;
+        section.only(&["name", "help", "default", "output"])?;
         let name = section.need("name")?;
         let default = section.get("default").map_or(Ok(sections.len() == 1), |f| f.bool())?;
-        let mode = Mode { name: name.name()?, help: section.need("help")?.line_of_text(super::MAX_HELP)?, default };
+        let help = section.need("help")?.line_of_text(super::MAX_HELP)?;
+        let output = section.get("output").map(|f| mode_output(&f)).transpose()?;
+        let mode = Mode { name: name.name()?, help, default, output };
         if modes.iter().any(|m| m.name == mode.name) {
             return Err(name.error(format!("{} is there twice", quote(&mode.name))));
         }
@@ -207,12 +209,22 @@ fn read_modes(root: &Section<'_>) -> Result<Vec<Mode>> {
         modes.push(mode);
     }
     if modes.is_empty() {
-        modes.push(Mode { name: "text".to_owned(), help: "Events as they come".to_owned(), default: true });
+        let help = "Events as they come".to_owned();
+        modes.push(Mode { name: "text".to_owned(), help, default: true, output: None });
     }
     match (modes.iter().any(|m| m.default), sections.first()) {
         (false, Some(section)) => Err(section.error_at("default", "no mode is the default one")),
         _ => Ok(modes),
     }
+}
+
+fn mode_output(field: &Field<'_>) -> Result<ModeOutput> {
+    field.one_of(&[
+        ("text", ModeOutput::Text),
+        ("json", ModeOutput::Json),
+        ("hex", ModeOutput::Hex),
+        ("keylog", ModeOutput::Keylog),
+    ])
 }
 
 fn read_permissions(root: &Section<'_>) -> Result<Permissions> {

@@ -101,6 +101,23 @@ pub struct Mode {
     pub help: String,
     /// Chosen without `--mode`. Exactly one mode has it; with a single mode it may be left out.
     pub default: bool,
+    /// Format in which its events are written without `--output`; `keylog` also says that it makes secrets. Default: `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<ModeOutput>,
+}
+
+/// What a mode's events are written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeOutput {
+    /// Lines for people.
+    Text,
+    /// JSON Lines.
+    Json,
+    /// Hex dump.
+    Hex,
+    /// Secrets, as a key log.
+    Keylog,
 }
 
 /// `[[bpf]]`: an eBPF object in ELF section `.ecapture.bpf.<id>`.

@@ -178,7 +178,7 @@ impl<'v> EventBuilder<'_, '_, 'v> {
         self
     }
 
-    /// One line of a key log (NSS format), without the newline.
+    /// One line of a key log (NSS format), without the newline: a secret, or `# ` and a comment about one that is missing.
     #[inline]
     pub fn secret(mut self, line: &'v [u8]) -> Self {
         self.role = role::SECRET;

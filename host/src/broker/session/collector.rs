@@ -80,10 +80,10 @@ pub fn collector_outputs(
     bodies: Option<Bodies>,
 ) -> Vec<OutputOptions> {
     let options = |o: &Output| {
-        let format = match format {
-            _ if o.recording => Format::Recording,
-            _ if !o.inherited && is_har(Path::new(&o.name)) => Format::Har,
-            format => format,
+        let format = match o.format {
+            Some(own) => own,
+            None if !o.inherited && is_har(Path::new(&o.name)) => Format::Har,
+            None => format,
         };
         // People ask for what they want to read; for programs everything is there.
         let all = matches!(format, Format::Json | Format::Har);

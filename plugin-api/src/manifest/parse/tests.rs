@@ -52,7 +52,10 @@ fn defaults() {
     assert_eq!(m.permissions.map_memory, 64 << 20);
     let m = parse(&format!("{HEAD}[[stream]]\nname = \"s\"\n[[mode]]\nname = \"m\"\nhelp = \"h\"\n"));
     assert_eq!((m.streams[0].map.as_str(), m.streams[0].join, m.streams[0].ring), ("ecap_events", false, 8 << 20));
-    assert!(m.modes[0].default);
+    assert!(m.modes[0].default && m.modes[0].output.is_none());
+    let m =
+        parse(&format!("{HEAD}[[stream]]\nname = \"s\"\n[[mode]]\nname = \"m\"\nhelp = \"h\"\noutput = \"keylog\"\n"));
+    assert_eq!(m.modes[0].output, Some(ModeOutput::Keylog));
 }
 
 #[test]
@@ -115,6 +118,7 @@ fn names_are_checked() {
     refused("name = \"db.query.text\"", "name = \"process.pid\"", "event[0].column[3].name", "filled in by the host");
     refused("name = \"quit\"", "name = \"query\"", "event[1].name", "there twice");
     refused("name = \"slow\"", "name = \"text\"", "mode[1].name", "there twice");
+    refused("name = \"slow\"", "name = \"slow\"\noutput = \"none\"", "mode[1].output", "not one of text, json");
 }
 
 #[test]
