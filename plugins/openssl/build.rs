@@ -1,5 +1,7 @@
-//! Compiles the module's eBPF object, which comes with `ecapture-ebpf`.
+//! Compiles the module's eBPF objects, which come with `ecapture-ebpf`.
 
 fn main() {
-    ecapture_ebpf::build_or_exit(ecapture_ebpf::source_dir().join("openssl.bpf.c"));
+    for object in ["openssl", "openssl_keylog"] {
+        ecapture_ebpf::build_or_exit(ecapture_ebpf::source_dir().join(format!("{object}.bpf.c")));
+    }
 }

@@ -203,17 +203,46 @@ impl Contained {
         self.root.path().join(INSIDE).to_str().expect("a path that is text").into()
     }
 
+    /// The library, the certificate and its key, as they are called in there.
+    #[must_use]
+    pub fn files(&self) -> [PathBuf; 3] {
+        [Path::new("/").join(INSIDE), inside(&self.own.certificate()), inside(&self.own.key())]
+    }
+
+    /// Copies a file in, and gives its name there.
+    ///
+    /// # Panics
+    /// If there is no room for it.
+    #[must_use]
+    pub fn put(&self, file: &Path) -> PathBuf {
+        let name = inside(file);
+        let copy = self.root.path().join(name.file_name().expect("a file"));
+        std::fs::copy(file, &copy).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        name
+    }
+
+    /// A program from outside that runs in there.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let name = self.put(program);
+        container::command(self.root.path(), name.to_str().expect("a path that is text"))
+    }
+
     /// Runs a scenario of `fixtures/targets/tls-calls.c` in there and gives what it says that it did.
     ///
     /// # Panics
     /// If it fails.
     #[must_use]
     pub fn run(&self, scenario: &str, number: u32) -> Vec<Call> {
-        let name = |path: PathBuf| Path::new("/").join(path.file_name().expect("a file"));
         let mut command = container::command(self.root.path(), "/tls-calls");
-        command.arg(Path::new("/").join(INSIDE)).arg(name(self.own.certificate())).arg(name(self.own.key()));
+        command.args(self.files());
         said(&command.arg(scenario).arg(number.to_string()).output().expect("unshare"))
     }
+}
+
+/// Where a file that was copied in is.
+fn inside(file: &Path) -> PathBuf {
+    Path::new("/").join(file.file_name().expect("a file"))
 }
 
 /// `fixtures/targets/tls-calls.c`, compiled, to be run by anybody.

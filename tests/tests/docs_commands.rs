@@ -138,7 +138,7 @@ fn the_module_openssl() {
     let file = library.text();
     let instead = [("4711", pid.as_str()), ("/usr/lib/x86_64-linux-gnu/libssl.so.3", &file), ("10s", "2s")];
     let commands = document::commands("docs/modules/openssl.md");
-    assert_eq!(commands.len(), 5, "{commands:?}");
+    assert_eq!(commands.len(), 8, "{commands:?}");
     for command in commands {
         // Probes only what this test has started.
         let mut whole = command.clone();
@@ -149,14 +149,13 @@ fn the_module_openssl() {
             whole += " --duration 3s";
         }
         let shown = String::from_utf8(run(&modules, dir.path(), &whole, &instead, order).stdout).unwrap();
-        let shown = if command.contains("-w ") {
-            std::fs::read_to_string(dir.path().join("plaintext.jsonl")).unwrap()
-        } else {
-            shown
-        };
+        let file = ["plaintext.jsonl", "keys.log"].into_iter().find(|file| command.contains(file));
+        let shown = file.map_or(shown, |file| std::fs::read_to_string(dir.path().join(file)).unwrap());
         let wanted = match () {
             () if command.contains("plan") => "file offset",
             () if command.contains("hex") => "72 6f 75 6e 64",
+            () if command.contains("keylog") && command.contains("json") => "\"event.name\":\"openssl.secret\"",
+            () if command.contains("keylog") => "CLIENT_HANDSHAKE_TRAFFIC_SECRET ",
             () => "round 1",
         };
         assert!(shown.contains(wanted), "{command}: {shown}");

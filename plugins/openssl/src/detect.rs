@@ -239,7 +239,8 @@ fn no_reuse(symbol: &str) -> String {
     format!("no {symbol}: two connections, one after the other, may be shown as one")
 }
 
-fn version(elf: &Elf<'_>) -> (&'static str, String, String) {
+/// Product, version, and how that was found.
+pub(crate) fn version(elf: &Elf<'_>) -> (&'static str, String, String) {
     // `OpenSSL 3.5.7 9 Jun 2026`: in libcrypto, and in a program that has both inside.
     for text in elf.strings_with(b"OpenSSL ").take(4096) {
         let text = std::str::from_utf8(text).unwrap_or_default();

@@ -7,10 +7,12 @@
 //! | `stripped`, `code` | where the functions are in a file without names |
 //! | `record` | the kernel side's messages, read from bytes |
 //! | `output` | how they are shown |
+//! | `keylog` | the mode `keylog`: its detector, its messages and how they are shown |
 //! | here | the module's interface: the plan, the glue |
 
 mod code;
 mod detect;
+mod keylog;
 mod output;
 mod record;
 mod stripped;
@@ -22,7 +24,7 @@ use ecapture_plugin_api::sdk::{
     Record, Target,
 };
 
-/// Id of the one eBPF object.
+/// Id of the eBPF object of the mode `text`.
 const OBJECT: &str = "openssl";
 
 /// The module.
@@ -31,7 +33,10 @@ pub struct Openssl;
 impl Module for Openssl {
     type Decoder = Decoder;
 
-    fn configure(_: &Host, _: &Config) -> Result<Configured, Error> {
+    fn configure(_: &Host, config: &Config) -> Result<Configured, Error> {
+        if config.mode == keylog::MODE {
+            return Ok(keylog::configure());
+        }
         let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
         let attach = |program: &str, to: &str| Attachment {
             object: OBJECT.to_owned(),
@@ -46,22 +51,38 @@ impl Module for Openssl {
         Ok(Configured { objects: vec![object], attachments, optional, ..Configured::default() })
     }
 
-    fn detect(_: &Host, target: &Target<'_>, _: &Config) -> Result<Detected, Error> {
+    fn detect(_: &Host, target: &Target<'_>, config: &Config) -> Result<Detected, Error> {
+        if config.mode == keylog::MODE {
+            return Ok(keylog::detect(target.bytes()).unwrap_or_else(Detected::unsupported));
+        }
         Ok(match detect::detect(target.bytes()) {
             Ok(detection) => plan(detection),
             Err(reason) => Detected::unsupported(reason),
         })
     }
 
-    fn decoder(_: &Host, _: &Config) -> Result<Decoder, Error> {
-        Ok(Decoder)
+    fn decoder(host: &Host, _: &Config) -> Result<Decoder, Error> {
+        Ok(Decoder { host: Some(*host), ..Decoder::default() })
     }
 }
 
 fn plan(detection: detect::Detection) -> Detected {
     let version =
         DetectedVersion { product: detection.product.to_owned(), text: detection.version, how: detection.how };
-    let probe = |hook: &detect::Hook| Probe {
+    Detected {
+        probes: detection.hooks.iter().map(probe).collect(),
+        fallbacks: detection
+            .fallbacks
+            .iter()
+            .map(|(group, other)| ((*group).to_owned(), (*other).to_owned()))
+            .collect(),
+        notes: detection.notes,
+        ..Detected::supported(version)
+    }
+}
+
+fn probe(hook: &detect::Hook) -> Probe {
+    Probe {
         object: OBJECT.to_owned(),
         program: hook.program.to_owned(),
         kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
@@ -79,26 +100,40 @@ fn plan(detection: detect::Detection) -> Detected {
         arg: hook.call,
         required: hook.required,
         group: hook.group.map(str::to_owned),
-    };
-    Detected {
-        probes: detection.hooks.iter().map(probe).collect(),
-        fallbacks: detection
-            .fallbacks
-            .iter()
-            .map(|(group, other)| ((*group).to_owned(), (*other).to_owned()))
-            .collect(),
-        notes: detection.notes,
-        ..Detected::supported(version)
     }
 }
 
-/// The event decoder. It remembers nothing: each message says what it belongs to.
-pub struct Decoder;
+/// The event decoder. It remembers nothing that an event needs: each message says what it belongs to.
+#[derive(Default)]
+pub struct Decoder {
+    host: Option<Host>,
+    /// Connections whose keys were not seen.
+    unseen: u64,
+}
 
 impl Decode for Decoder {
     fn decode(&mut self, record: &Record<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+        match record.stream() {
+            keylog::stream::SECRETS => return keylog::secret(record, out),
+            keylog::stream::UNSEEN => {
+                keylog::not_seen(record, out)?;
+                self.unseen += 1;
+                return Ok(());
+            }
+            _ => {}
+        }
         let data = record::Data::parse(record.data()).map_err(|why| Error::new(why.to_string()))?;
         output::emit(&data, record.process(), record.time_ns(), record.missing(), out);
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut Out<'_>) -> Result<(), Error> {
+        if let Some(host) = self.host.filter(|_| self.unseen > 0) {
+            host.warn(format_args!(
+                "the keys of {} connections were not seen: their handshakes were over before the capture",
+                self.unseen
+            ));
+        }
         Ok(())
     }
 }
@@ -106,5 +141,8 @@ impl Decode for Decoder {
 ecapture_plugin_api::export_module!(
     Openssl,
     manifest = "module.toml",
-    objects = { "openssl" => include_bytes!(concat!(env!("OUT_DIR"), "/openssl.bpf.o")) },
+    objects = {
+        "openssl" => include_bytes!(concat!(env!("OUT_DIR"), "/openssl.bpf.o")),
+        "openssl_keylog" => include_bytes!(concat!(env!("OUT_DIR"), "/openssl_keylog.bpf.o")),
+    },
 );

@@ -7,7 +7,7 @@ use ecapture_plugin_api::sdk::testing::{Collected, decode, record};
 fn decoded(messages: &[Vec<u8>]) -> Collected {
     let records: Vec<_> = messages.iter().map(|m| record(m)).collect();
     let mut sink = Collected::default();
-    decode(&mut Decoder, &records, &mut sink);
+    decode(&mut Decoder::default(), &records, &mut sink);
     sink
 }
 

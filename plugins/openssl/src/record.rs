@@ -127,9 +127,13 @@ impl<'a> Data<'a> {
     /// Names the connection within all of the machine and all of the run: different objects of different processes at
     /// different times get different numbers (but for one chance in 2^64), never 0.
     pub fn connection(&self, process: u32) -> u64 {
-        let mixed = mix(mix(mix(u64::from(process)) ^ self.ssl) ^ self.birth_ns);
-        mixed.max(1)
+        connection(process, self.ssl, self.birth_ns)
     }
+}
+
+/// Names a connection: process, object, and when it was first seen.
+pub fn connection(process: u32, ssl: u64, birth_ns: u64) -> u64 {
+    mix(mix(mix(u64::from(process)) ^ ssl) ^ birth_ns).max(1)
 }
 
 /// The finaliser of splitmix64: every bit of the result depends on every bit of the argument, and no two arguments share
