@@ -408,7 +408,16 @@ fn node_with_openssl_inside() {
 
 #[test]
 fn boringssl_inside_of_curl_cffi() {
-    let test = "boringssl_inside_of_curl_cffi";
+    boringssl("boringssl_inside_of_curl_cffi", false);
+}
+
+#[test]
+fn boringssl_without_names() {
+    skip_if!("boringssl_without_names", needs::program("/usr/bin/strip", "binutils"));
+    boringssl("boringssl_without_names", true);
+}
+
+fn boringssl(test: &str, stripped: bool) {
     skip_unless_possible!(test);
     skip_if!(test, needs::program(PYTHON, "python3"));
     let package = wheel!(test, "curl_cffi");
@@ -425,7 +434,11 @@ fn boringssl_inside_of_curl_cffi() {
     let status = Command::new("cp").arg("-a").arg(package.join(".")).arg(copy.path()).status();
     assert!(status.unwrap().success());
     set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
-    let keys = Keys::start("--libssl", file(copy.path(), "_wrapper").to_str().unwrap());
+    let library = file(copy.path(), "_wrapper");
+    if stripped {
+        assert!(Command::new("strip").arg(&library).status().unwrap().success());
+    }
+    let keys = Keys::start("--libssl", library.to_str().unwrap());
     let script = format!(
         "import curl_cffi\nfor v in (6, 7) * 2:\n  s = curl_cffi.Session(verify=False, curl_options={{curl_cffi.CurlOpt.SSLVERSION: v | v << 16}})\n  \
          s.get('https://127.0.0.1:{port}/', impersonate=None)\n"
