@@ -440,3 +440,53 @@ fn a_har_file_without_requests_is_valid() {
     std::fs::write(&file, &output.stdout).unwrap();
     valid(&file);
 }
+
+#[test]
+fn connections_that_are_joined_in_the_middle_of_a_response() {
+    let test = "connections_that_are_joined_in_the_middle_of_a_response";
+    skip_if!(test, missing().or_else(|| needs::program("/usr/bin/python3", "python3")));
+    let library = Library::installed();
+    let (nginx, _) = small(&library);
+    std::fs::write(library.dir().join("2"), vec![0xe5; 1 << 20]).unwrap();
+    let (connections, requests) = (50, 10);
+    let place = library.dir().join("late");
+    open(&place);
+    let script = place.join("https-late.py");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/targets/https-late.py"), &script).unwrap();
+    let mut client = library.command(Path::new("/usr/bin/python3"));
+    client.arg(&script).arg(nginx.port.to_string()).arg(library.certificate());
+    let mut client =
+        client.args([connections.to_string(), requests.to_string()]).arg(&place).spawn().expect("python3 starts");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !place.join("ready").exists() {
+        assert!(std::time::Instant::now() < deadline, "the client is not ready");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let (_modules, capture) = capture(&library, &[]);
+    std::fs::write(place.join("go"), b"").unwrap();
+    assert!(client.wait().unwrap().success());
+    let finished = capture.stop();
+    finished.assert_whole();
+    let mut seen = BTreeMap::new();
+    for event in finished.named("openssl.http") {
+        let number: usize = event["url.query"].as_str().unwrap().strip_prefix("n=").unwrap().parse().unwrap();
+        let side = event["ecapture.http.side"].as_str().unwrap().to_owned();
+        assert_eq!(event["http.response.status_code"], 200);
+        assert_eq!(
+            (&event["ecapture.http.notes"], &event["ecapture.partial"]),
+            (&Value::Null, &Value::Null),
+            "{event}"
+        );
+        assert!(body(event, "response") == nginx.files[number % 2], "{side} {number}: the body differs");
+        *seen.entry((side, number)).or_insert(0) += 1;
+    }
+    for side in ["client", "server"] {
+        for number in 0..connections * requests {
+            assert_eq!(seen.get(&(side.to_owned(), number)), Some(&1), "{side} {number}");
+        }
+    }
+    assert_eq!(seen.len(), 2 * connections * requests);
+    // What was read before the first message is shown as it came.
+    assert!(finished.named("openssl.data").all(|event| event["ecapture.payload.base64"].is_string()));
+    assert!(finished.named("openssl.data").count() >= connections);
+}

@@ -44,6 +44,8 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/curl"], package: "curl", why: "is captured from through OpenSSL" },
     Need { paths: &["/usr/sbin/nginx"], package: "nginx-light", why: "is captured from as well" },
     Need { paths: &["/usr/bin/h2load"], package: "nghttp2-client", why: "speaks HTTP/2 in the tests" },
+    Need { paths: &["/usr/bin/brotli"], package: "brotli", why: "makes bodies that the tests capture" },
+    Need { paths: &["/usr/bin/zstd"], package: "zstd", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
     Need { paths: &["/bin/zsh", "/usr/bin/zsh"], package: "zsh", why: "reads its completion script in the tests" },
     Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
