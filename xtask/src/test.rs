@@ -65,6 +65,11 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
+    // A thousand transfers and their bodies, over HTTP/1.1 and HTTP/2; connections of HTTP/2 joined and torn at every byte.
+    let http = ["test", "--release", "-p", "ecapture-tests", "--test", "http"];
+    counts.tests_one_by_one(cargo(&http).env("ECAPTURE_BIN", &bin).env("ECAPTURE_TEST_FILES", "170"))?;
+    let parsers = ["test", "--release", "-p", "ecapture", "--lib", "stream::"];
+    counts.tests_one_by_one(cargo(&parsers).env("ECAPTURE_TEST_SEEDS", "60").env("PROPTEST_CASES", "6000"))?;
     // Half an hour of captures that come and go.
     let storm = ["test", "--release", "-p", "ecapture-tests", "--test", "tls_storm"];
     counts.tests_one_by_one(cargo(&storm).env("ECAPTURE_BIN", &bin).env("ECAPTURE_SOAK_SECONDS", "1800"))?;

@@ -392,6 +392,7 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
                     intake.batch_end = intake.batch_end.max(end);
                     intake.counts.add(counts);
                     merge.watermark(index, watermark, now);
+                    out.streams.told_up_to(index, watermark, now);
                 }
                 None => malformed_batch = true,
             },

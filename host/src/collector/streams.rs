@@ -17,6 +17,8 @@ use crate::stream::table::Table;
 
 /// How long after the end of a process its last calls may still be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// A module that has said nothing for so long has nothing more to say: its worker tells the time at least twice a second.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// What is known of a connection beside its bytes.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +104,8 @@ pub struct Streams {
     counts: Vec<Counts>,
     /// Processes that have ended, and since when that is known.
     ended: Vec<(u32, u64, Instant)>,
+    /// Up to which time each module has told everything, and when it said so.
+    told: Vec<(u64, Instant)>,
 }
 
 impl Streams {
@@ -118,6 +122,7 @@ impl Streams {
             counts: schemas.iter().map(|_| Counts::default()).collect(),
             options,
             columns: HashMap::new(),
+            told: schemas.iter().map(|_| (0, Instant::now())).collect(),
             schemas,
             ended: Vec::new(),
         })
@@ -229,6 +234,19 @@ impl Streams {
         }
     }
 
+    /// The module has told everything up to this time.
+    pub fn told_up_to(&mut self, module: usize, time_ns: u64, now: Instant) {
+        if let Some(told) = self.told.get_mut(module) {
+            *told = (told.0.max(time_ns), now);
+        }
+    }
+
+    /// What was said before this time has come: no module is behind, but for those that say nothing any more. A collector that cannot
+    /// follow may be seconds behind.
+    fn is_told(&self, time_ns: u64) -> bool {
+        self.told.iter().all(|(told, heard)| *told >= time_ns || heard.elapsed() > SILENT)
+    }
+
     /// What has been waiting too long. `now_ns`: `None` in a replay.
     pub fn tick(&mut self, now_ns: Option<u64>) -> Vec<(About, Outcome)> {
         let mut told = Vec::new();
@@ -236,8 +254,9 @@ impl Streams {
             return told;
         }
         self.table.tick(now_ns, |about, outcome| told.push((about.clone(), outcome)));
-        if self.ended.first().is_some_and(|(_, _, since)| since.elapsed() > LAST_WORDS) {
-            let due = self.ended.iter().take_while(|(_, _, since)| since.elapsed() > LAST_WORDS).count();
+        let is_due = |(_, time_ns, since): &(u32, u64, Instant)| since.elapsed() > LAST_WORDS && self.is_told(*time_ns);
+        let due = self.ended.iter().take_while(|ended| is_due(ended)).count();
+        if due > 0 {
             let due: HashMap<u32, u64> = self.ended.drain(..due).map(|(pid, time, _)| (pid, time)).collect();
             self.table.end_those(
                 |_, about, last_ns| due.get(&about.pid).is_some_and(|time| last_ns < *time),
