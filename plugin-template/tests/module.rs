@@ -35,8 +35,14 @@ fn a_recorded_session_gives_the_events_agreed_on() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = std::fs::read_to_string("tests/session.jsonl").unwrap();
     let events = String::from_utf8(output.stdout).unwrap();
-    for (number, (now, then)) in events.lines().zip(expected.lines()).enumerate() {
-        assert!(now == then, "line {}: {now:.400}\ninstead of {then:.400}", number + 1);
+    // The first and the last line are the host's own: a newer one may count more things.
+    let own = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.contains("\"event.name\":\"ecapture.session."));
+        lines.map(str::to_owned).collect()
+    };
+    let (now, then) = (own(&events), own(&expected));
+    for (number, (now, then)) in now.iter().zip(&then).enumerate() {
+        assert!(now == then, "event {}: {now:.400}\ninstead of {then:.400}", number + 1);
     }
-    assert_eq!(events.lines().count(), expected.lines().count());
+    assert_eq!(now.len(), then.len());
 }
