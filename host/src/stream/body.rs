@@ -1,6 +1,6 @@
 //! Bodies: what came over the wire, decoded as its `Content-Encoding` says, kept up to a limit.
 //!
-//! Here is what a body is and what may be kept of it; the decoders are in [`coding`].
+//! Here is what a body is and what may be kept of it; the decoders are in `coding`.
 
 mod coding;
 

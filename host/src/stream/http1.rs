@@ -1,4 +1,4 @@
-//! HTTP/1.x: the messages of each direction ([`half`]), put together to requests with their responses ([`pairs`]).
+//! HTTP/1.x: the messages of each direction ([`half`]), put together to requests with their responses (`pairs`).
 //!
 //! Which direction asks is found from the bytes. A response belongs to the oldest request that has none yet; where bytes were
 //! lost that could have held whole messages, that is no longer certain, and then it is said.

@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113): frames of two directions become exchanges.
 //!
-//! Here is the connection: what its streams are and when one is done. [`side`] takes a direction apart into frames, [`hpack`]
-//! knows headers, [`resync`] finds frames where the beginning is missing, [`substream`] is one stream. The bytes are hostile and
+//! Here is the connection: what its streams are and when one is done. `side` takes a direction apart into frames, `hpack`
+//! knows headers, `resync` finds frames where the beginning is missing, `substream` is one stream. The bytes are hostile and
 //! partial: whatever comes, memory is bounded, and what is not known is said to be unknown.
 //!
 //! What endpoints answer with an end of the connection is tolerated as far as it can be read; where it cannot, frames are searched
