@@ -216,7 +216,10 @@ impl Collector {
             Ok(0) if source.ended.is_some() => {
                 match source.ended.take() {
                     Some(Ended::Restarted) => Control::say(&FromCollector::Position(index, source.intake.batch_end)),
-                    _ => self.merge.over(index, Instant::now()),
+                    _ => {
+                        self.merge.over(index, Instant::now());
+                        self.out.streams.told_up_to(index, u64::MAX);
+                    }
                 }
                 false
             }
@@ -224,6 +227,7 @@ impl Collector {
             Err(why) => {
                 source.closed = true;
                 self.merge.over(index, Instant::now());
+                self.out.streams.told_up_to(index, u64::MAX);
                 Control::say(&FromCollector::Hostile(index, why));
                 false
             }
@@ -392,7 +396,7 @@ fn take(index: usize, source: &mut Source, merge: &mut Merge, out: &mut Out, mai
                     intake.batch_end = intake.batch_end.max(end);
                     intake.counts.add(counts);
                     merge.watermark(index, watermark, now);
-                    out.streams.told_up_to(index, watermark, now);
+                    out.streams.told_up_to(index, watermark);
                 }
                 None => malformed_batch = true,
             },

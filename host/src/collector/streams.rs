@@ -17,8 +17,6 @@ use crate::stream::table::Table;
 
 /// How long after the end of a process its last calls may still be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// A module that has said nothing for so long has nothing more to say: its worker tells the time at least twice a second.
-const SILENT: Duration = Duration::from_secs(2);
 
 /// What is known of a connection beside its bytes.
 #[derive(Debug, Clone, Default)]
@@ -104,8 +102,8 @@ pub struct Streams {
     counts: Vec<Counts>,
     /// Processes that have ended, and since when that is known.
     ended: Vec<(u32, u64, Instant)>,
-    /// Up to which time each module has told everything, and when it said so.
-    told: Vec<(u64, Instant)>,
+    /// Up to which time each module has told everything.
+    told: Vec<u64>,
 }
 
 impl Streams {
@@ -122,7 +120,7 @@ impl Streams {
             counts: schemas.iter().map(|_| Counts::default()).collect(),
             options,
             columns: HashMap::new(),
-            told: schemas.iter().map(|_| (0, Instant::now())).collect(),
+            told: vec![0; schemas.len()],
             schemas,
             ended: Vec::new(),
         })
@@ -234,17 +232,16 @@ impl Streams {
         }
     }
 
-    /// The module has told everything up to this time.
-    pub fn told_up_to(&mut self, module: usize, time_ns: u64, now: Instant) {
+    /// The module has told everything up to this time; `u64::MAX`: nothing more comes of it.
+    pub fn told_up_to(&mut self, module: usize, time_ns: u64) {
         if let Some(told) = self.told.get_mut(module) {
-            *told = (told.0.max(time_ns), now);
+            *told = time_ns.max(*told);
         }
     }
 
-    /// What was said before this time has come: no module is behind, but for those that say nothing any more. A collector that cannot
-    /// follow may be seconds behind.
+    /// Everything from before this time has come. A collector that cannot follow, or waits for a slow output, may be seconds behind.
     fn is_told(&self, time_ns: u64) -> bool {
-        self.told.iter().all(|(told, heard)| *told >= time_ns || heard.elapsed() > SILENT)
+        self.told.iter().all(|told| *told >= time_ns)
     }
 
     /// What has been waiting too long. `now_ns`: `None` in a replay.
