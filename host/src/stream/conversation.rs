@@ -14,8 +14,6 @@ use super::http2::{self, Http2};
 const MAX_HELD_CALLS: usize = 32;
 /// Bytes of them.
 const MAX_HELD_BYTES: usize = 64 << 10;
-/// How HTTP/2 begins, on the side of the client: longer than anything that begins so by chance.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What is to be done with a call, and with those before it.
 #[derive(Debug, Default, PartialEq)]
@@ -36,10 +34,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Http1,
-    /// `late`: from the middle.
-    Http2 {
-        late: bool,
-    },
+    Http2,
     Not,
     Open,
 }
@@ -147,9 +142,10 @@ impl Conversation {
             held => choose(&[held.concat().as_slice(), bytes].concat()),
         };
         match choice {
-            Choice::Http1 | Choice::Http2 { .. } => {
+            Choice::Http1 | Choice::Http2 => {
                 self.mode = match choice {
-                    Choice::Http2 { late } => Mode::Http2(Box::new(Http2::new(self.limits, late))),
+                    // Perhaps from the middle: a preface tells that it is not.
+                    Choice::Http2 => Mode::Http2(Box::new(Http2::new(self.limits, true))),
                     _ => Mode::Http1(Box::new(Http1::new(self.limits))),
                 };
                 for held in std::mem::take(&mut self.held) {
@@ -215,8 +211,7 @@ fn choose(bytes: &[u8]) -> Choice {
         return Choice::Not;
     }
     match http2::begins(bytes) {
-        // Behind the settings of a server there may have been requests already: only the preface is the very beginning.
-        Some(true) => return Choice::Http2 { late: !bytes.starts_with(HTTP2_PREFACE) },
+        Some(true) => return Choice::Http2,
         None => return Choice::Open,
         Some(false) => {}
     }
@@ -229,7 +224,7 @@ fn choose(bytes: &[u8]) -> Choice {
         return Choice::Not;
     }
     match http2::continues(bytes) {
-        Some(true) => Choice::Http2 { late: true },
+        Some(true) => Choice::Http2,
         Some(false) => Choice::Not,
         None => Choice::Open,
     }
