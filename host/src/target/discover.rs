@@ -302,6 +302,9 @@ pub fn unnamed(targets: &[Target], pid: u32, mut fresh: impl FnMut((u64, u64)) -
             continue;
         }
         let file = if program { process::open_exe(pid) } else { open_mapped(&mapped) };
+        if let Err(error) = &file {
+            tracing::debug!("not looked through: {} of process {pid}: {error}", mapped.path.display());
+        }
         let file = file.ok().and_then(|file| keep(file, mapped.path, &format!("process {pid}"), program, Some(pid)));
         found.extend(file.map(|found| Unnamed { id: mapped.id, found }));
     }
