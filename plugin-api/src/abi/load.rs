@@ -54,10 +54,10 @@ pub fn load(path: &Path) -> Result<ModuleV1_Ref, AbiError> {
     let header = lib_header_from_path(path).map_err(|e| AbiError::from_library(&e))?;
     check_version(header)?;
     check_layout(header)?;
-    // SAFETY: `check_layout` found the layout of the module's root, with all the types it reaches, compatible with ours
-    // in one of the two directions. Types that are not prefix types must match exactly in either direction. Of prefix
-    // types one side may have more trailing fields; every access goes through accessors that test the bitmap of fields
-    // that the module really has. So whichever side is the longer one, no field is read that is not there.
+    // Types that are not prefix types must match exactly in either direction. Of prefix types one side may have more trailing
+    // fields; every access goes through accessors that test the bitmap of fields that the module really has. So whichever
+    // side is the longer one, no field is read that is not there.
+    // SAFETY: `check_layout` found the layout of the module's root, with all the types it reaches, compatible with ours.
     unsafe { header.init_root_module_with_unchecked_layout::<ModuleV1_Ref>() }.map_err(|e| AbiError::from_library(&e))
 }
 
