@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::suites::Suite;
-use ecapture_tests::tls::NOBODY;
+use ecapture_tests::tls::{self, NOBODY};
 use ecapture_tests::{needs, skip_if};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -101,14 +101,8 @@ fn seen<'e>(events: impl Iterator<Item = &'e Value>) -> BTreeMap<String, (u64, u
 
 /// What was moved is told, one direction as the other.
 fn streams_agree(finished: &Finished) {
-    let mut bytes: BTreeMap<(String, String), Vec<u8>> = BTreeMap::new();
-    for event in finished.named("openssl.data") {
-        let text = |key: &str| event[key].as_str().unwrap().to_owned();
-        let stream = bytes.entry((text("ecapture.stream.id"), text("network.io.direction"))).or_default();
-        assert_eq!(event["ecapture.stream.offset"].as_u64(), Some(stream.len() as u64), "{event:.300}");
-        stream.extend(ecapture_tests::capture::payload(event));
-    }
-    let mut all: Vec<&Vec<u8>> = bytes.values().collect();
+    let streams = tls::streams(&finished.events);
+    let mut all: Vec<&Vec<u8>> = streams.values().collect();
     all.sort();
     let [a, b, c, d] = all.as_slice() else { panic!("{} streams", all.len()) };
     assert!(a == b && c == d, "what one end wrote is what the other one read");
