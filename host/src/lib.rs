@@ -11,6 +11,7 @@ pub mod explain;
 pub mod failure;
 pub mod link;
 pub mod module;
+pub mod packet;
 pub mod protocol;
 pub mod recording;
 pub mod sandbox;
