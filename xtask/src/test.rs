@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -92,13 +93,21 @@ struct Counts {
     failed: u64,
     skipped: Vec<String>,
     failures: Vec<String>,
+    /// What took how long.
+    times: Vec<(Duration, String)>,
 }
+
+/// As many of what took longest are shown.
+const LONGEST: usize = 15;
 
 impl Counts {
     /// A check that passes or fails as a whole.
     fn check(&mut self, name: &str, command: &mut Command) -> Result<()> {
         eprintln!("xtask: {name}: {}", shown(command));
-        if command.status().with_context(|| shown(command))?.success() {
+        let began = Instant::now();
+        let status = command.status().with_context(|| shown(command))?;
+        self.times.push((began.elapsed(), name.into()));
+        if status.success() {
             self.passed += 1;
         } else {
             self.failed += 1;
@@ -121,6 +130,8 @@ impl Counts {
         eprintln!("xtask: {}", shown(command));
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| shown(command))?;
         let (mut results, mut passed) = (0, false);
+        // A test program is known by its last test: cargo says its file elsewhere. The first one's time is the build's, too.
+        let (mut began, mut last) = (Instant::now(), String::new());
         if let Some(stdout) = child.stdout.take() {
             for line in BufReader::new(stdout).lines() {
                 let line = line?;
@@ -133,7 +144,14 @@ impl Counts {
                 if !passed {
                     println!("{line}");
                 }
-                results += u64::from(self.read(&line));
+                if let Some((name, _)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+                    last = name.into();
+                }
+                if self.read(&line) {
+                    results += 1;
+                    self.times.push((began.elapsed(), format!("the program whose last test is {last}")));
+                    began = Instant::now();
+                }
             }
         }
         let status = child.wait()?;
@@ -170,6 +188,10 @@ impl Counts {
         // A skipped test returns early, so its program counts it as passed.
         self.passed = self.passed.saturating_sub(self.skipped.len() as u64);
         println!();
+        self.times.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        for (took, what) in self.times.iter().take(LONGEST) {
+            println!("took {:.0} s: {what}", took.as_secs_f64());
+        }
         for skipped in &self.skipped {
             println!("skipped: {skipped}");
         }
