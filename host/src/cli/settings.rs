@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use ecapture_plugin_api::manifest::Manifest;
+use serde_json::Value;
 
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, closest, escape};
@@ -193,6 +194,9 @@ impl Settings {
             let (values, source) = found.map_or((default(arg, module), Source::Default), |(v, s)| (Some(v), s));
             options.push(Resolved { section, name: long.to_owned(), shape, values, source });
         }
+        if let Some(manifest) = module {
+            output_of_mode(manifest, &mut options);
+        }
         // Names of modules, of `run`.
         for arg in command.get_positionals() {
             let names = matches.get_raw(arg.get_id().as_str()).into_iter().flatten().map(OsStr::to_owned);
@@ -201,6 +205,18 @@ impl Settings {
         }
         let matches = command.try_get_matches_from(words).map_err(|e| usage(&e))?;
         Ok(Merged { matches, options })
+    }
+}
+
+/// How events are written is the mode's to say where nobody else has said it.
+fn output_of_mode(manifest: &Manifest, options: &mut [Resolved]) {
+    let value = |name: &str| options.iter().find(|o| o.name == name)?.values.as_ref()?.first().cloned();
+    let mode = value("mode").and_then(|name| manifest.modes.iter().find(|mode| mode.name == name));
+    let output = mode.and_then(|mode| serde_json::to_value(mode.output?).ok());
+    if let Some(Value::String(output)) = output
+        && let Some(option) = options.iter_mut().find(|o| o.name == "output" && matches!(o.source, Source::Default))
+    {
+        option.values = Some(vec![output]);
     }
 }
 

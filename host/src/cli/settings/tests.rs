@@ -25,6 +25,7 @@ fn manifest() -> Manifest {
         [[mode]]
         name = "slow"
         help = "h"
+        output = "json"
         [[bpf]]
         id = "mysql"
         [[config]]
@@ -101,6 +102,10 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     assert_eq!(option(&seen, "memory"), ("1MiB", "default".into()));
     assert_eq!(option(&seen, "mode"), ("text", "default".into()));
     assert_eq!(option(&seen, "pid"), ("", "default".into()));
+    let seen = merged(&load("", &[]).unwrap(), &["--mode", "slow"]);
+    assert_eq!(option(&seen, "output"), ("json", "default".into()), "the mode's own");
+    let seen = merged(&load("", &[]).unwrap(), &["--mode", "slow", "--output", "text"]);
+    assert_eq!(option(&seen, "output"), ("text", "command line".into()));
 }
 
 #[test]
@@ -214,7 +219,7 @@ fn what_is_shown_is_a_file_that_says_the_same() {
     let second = merged(&load(&shown, &[]).unwrap_or_else(|e| panic!("{e}\n{shown}")), &[]);
     let values = |merged: &Merged| merged.options.iter().map(|o| o.values.clone()).collect::<Vec<_>>();
     assert_eq!(values(&first), values(&second), "{shown}");
-    let json: serde_json::Value = serde_json::from_str(&crate::cli::show::json(&first.options).unwrap()).unwrap();
+    let json: Value = serde_json::from_str(&crate::cli::show::json(&first.options).unwrap()).unwrap();
     let options = json["options"].as_array().unwrap();
     let of = |name: &str| options.iter().find(|o| o["name"] == name).unwrap()["source"].clone();
     assert_eq!(of("count"), serde_json::json!({ "kind": "flag" }));
