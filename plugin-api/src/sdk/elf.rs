@@ -33,6 +33,15 @@ pub struct Symbol<'a> {
     pub is_function: bool,
 }
 
+/// `e_machine` of the files that this module can capture from.
+const OWN_MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
+    Some(62)
+} else if cfg!(target_arch = "aarch64") {
+    Some(183)
+} else {
+    None
+};
+
 /// A section that lies inside of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Section<'a> {
@@ -56,6 +65,9 @@ impl<'a> Elf<'a> {
             ImageError::Class(what) => format!("a {what} ELF file; only 64-bit little-endian ones are captured from"),
             ImageError::Damaged(what) => what,
         })?;
+        if OWN_MACHINE.is_some_and(|own| own != image.machine) {
+            return Err(format!("built for another kind of processor (ELF machine {})", image.machine));
+        }
         let dynamic = image.dynamic();
         Ok(Self { image, dynamic })
     }

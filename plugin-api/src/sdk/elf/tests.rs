@@ -92,6 +92,10 @@ fn damaged_unwind_information_never_panics() {
 fn what_is_not_elf_says_so() {
     assert_eq!(Elf::parse(b"#!/bin/sh").err().as_deref(), Some("not an ELF file"));
     assert!(Elf::parse(b"\x7fELF\x01\x01").err().is_some_and(|e| e.contains("32-bit")));
+    let mut foreign = own();
+    foreign[18..20].copy_from_slice(&22_u16.to_le_bytes());
+    let refused = Elf::parse(&foreign).err();
+    assert_eq!(refused.as_deref(), Some("built for another kind of processor (ELF machine 22)"));
 }
 
 #[test]
