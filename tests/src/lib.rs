@@ -16,6 +16,7 @@ pub mod mysql;
 pub mod needs;
 pub mod recording;
 pub mod server;
+pub mod sources;
 pub mod suites;
 pub mod target;
 pub mod tls;

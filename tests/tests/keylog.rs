@@ -13,7 +13,7 @@ use ecapture_tests::suites::Suite;
 use ecapture_tests::target::Program;
 use ecapture_tests::tls::{Contained, Library};
 use ecapture_tests::wheels::{file, wheel};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, skip_if, sources};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -170,6 +170,18 @@ fn every_suite_of_openssl_1_1_1() {
     match Suite::Bullseye.root(&["libssl1.1"]) {
         Ok(root) => with_a_copy(&Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1")),
         Err(reason) => skip_if!("every_suite_of_openssl_1_1_1", Some(reason)),
+    }
+}
+
+#[test]
+#[ignore = "builds four libraries, two minutes each: `cargo xtask soak`"]
+fn every_suite_of_openssl_from_source() {
+    skip_unless_possible!("every_suite_of_openssl_from_source");
+    for (version, of_crate) in sources::OPENSSL {
+        match sources::openssl(version, of_crate) {
+            Ok(path) => with_a_copy(&Library::of(&path, &version[..1])),
+            Err(reason) => skip_if!(&format!("every_suite_of_openssl_from_source {version}"), Some(reason)),
+        }
     }
 }
 

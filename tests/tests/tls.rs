@@ -6,7 +6,7 @@ use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::tls::{self, Contained, Library};
 use ecapture_tests::web::{Nginx, fetch};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, skip_if, sources};
 
 fn capture(library: &str, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["openssl"]);
@@ -242,6 +242,22 @@ fn openssl_1_1_1() {
     let library = Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1");
     let calls = tls::calls();
     every_scenario(&library.text(), |name, number| library.run(&calls, name, number));
+}
+
+#[test]
+#[ignore = "builds four libraries, two minutes each: `cargo xtask soak`"]
+fn openssl_from_source() {
+    skip_unless_possible!("openssl_from_source");
+    let calls = tls::calls();
+    for (version, of_crate) in sources::OPENSSL {
+        match sources::openssl(version, of_crate) {
+            Ok(path) => {
+                let library = Library::of(&path, &version[..1]);
+                every_scenario(&library.text(), |name, number| library.run(&calls, name, number));
+            }
+            Err(reason) => skip_if!(&format!("openssl_from_source {version}"), Some(reason)),
+        }
+    }
 }
 
 fn in_a_container(test: &str, suite: Suite) {

@@ -66,6 +66,11 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
+    // Versions of OpenSSL that are built here: each call, each key.
+    for test in ["tls", "keylog"] {
+        let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", test]);
+        counts.run(command.env("ECAPTURE_BIN", &bin), &["--show-output", "--test-threads=1", "--ignored"])?;
+    }
     // A thousand transfers and their bodies, over HTTP/1.1 and HTTP/2; connections of HTTP/2 joined and torn at every byte.
     let http = ["test", "--release", "-p", "ecapture-tests", "--test", "http"];
     counts.tests_one_by_one(cargo(&http).env("ECAPTURE_BIN", &bin).env("ECAPTURE_TEST_FILES", "170"))?;

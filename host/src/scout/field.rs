@@ -4,6 +4,8 @@
 //! known of each register as is needed for that; where anything is in doubt the value is unknown, and what is unknown is no
 //! evidence. So a place may be missed, and then the probe is not put anywhere, but none is made up.
 
+mod pace;
+
 use super::image::{Function, Image};
 use super::instruction::decode;
 use super::plan::{Field, FieldAt, Handed};
@@ -60,6 +62,10 @@ enum Value {
     Counting(Place),
     /// How many bytes the field has.
     Length,
+    /// What the instruction at this address made, whatever that is, and this much more.
+    Made(u64, i64),
+    /// Such a value, once something was added to it where it is.
+    Moved(u64, i64),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -192,6 +198,9 @@ fn follow(image: &Image<'_>, function: &Function, wanted: &Field) -> Result<Evid
                     todo.push((to, after.clone()));
                 }
                 if flow == FlowControl::ConditionalBranch {
+                    if direct && to < va {
+                        evidence.certain.extend(pace::through(&state, image, function, [to, va], bytes));
+                    }
                     todo.extend(goes_on.map(|to| (to, after)));
                 }
             }
@@ -273,6 +282,7 @@ impl State {
                 Some(sp) => after.slots.retain(|at, _| *at >= sp),
                 None => after.slots.clear(),
             }
+            after.make(Register::RAX, instruction.ip());
             return after;
         }
         let info = infos.info(instruction);
@@ -411,24 +421,35 @@ impl State {
             Code::Mov_r32_imm32 | Code::Mov_rm32_imm32 | Code::Mov_rm64_imm32 | Code::Mov_r64_imm64 if register(0) => {
                 after.set(to, length(instruction.immediate(1).cast_signed()));
             }
-            Code::Lea_r64_m if instruction.memory_index() == Register::None => {
+            Code::Lea_r64_m if instruction.memory_index() != Register::None => after.make(to, instruction.ip()),
+            Code::Lea_r64_m if instruction.memory_base() != to || matches!(self.get(to), Value::Frame(_)) => {
                 let own = self.own(instruction);
                 after.escaped |= own.is_some() && to != Register::RSP;
-                let one = instruction.memory_base() == to && instruction.memory_displacement64() == 1;
-                let place = self.named(instruction).filter(|_| !one).map(Value::Place);
-                let value = own.map(Value::Frame).or(place);
-                after.set(to, value.unwrap_or_else(|| if one { advanced(self.get(to), 1) } else { Value::Unknown }));
+                let distance = instruction.memory_displacement64().cast_signed();
+                let made = match self.get(instruction.memory_base()) {
+                    Value::Made(by, at) => at.checked_add(distance).map(|at| Value::Made(by, at)),
+                    _ => None,
+                };
+                let value = own.map(Value::Frame).or(self.named(instruction).map(Value::Place)).or(made);
+                after.set(to, value.unwrap_or(Value::Unknown));
             }
-            Code::Inc_rm64 if register(0) => after.set(to, advanced(self.get(to), 1)),
-            Code::Add_rm64_imm8 | Code::Add_rm64_imm32 if register(0) && to != Register::RSP => {
-                after.set(to, advanced(self.get(to), instruction.immediate(1).cast_signed()));
-            }
-            Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 if register(0) && to != Register::RSP => {
-                let distance = instruction.immediate(1).cast_signed().checked_neg();
-                after.set(to, distance.map_or(Value::Unknown, |distance| advanced(self.get(to), distance)));
+            _ if to != Register::RSP => {
+                if let Some(distance) = pace::added(instruction) {
+                    after.set(to, advanced(self.get(to), distance));
+                }
             }
             _ => {}
         }
+    }
+
+    /// The register has what the instruction there makes, and nothing else has what it made before.
+    fn make(&mut self, register: Register, va: u64) {
+        let old = |value: &Value| matches!(value, Value::Made(by, _) | Value::Moved(by, _) if *by == va);
+        self.slots.retain(|_, value| !old(value));
+        for value in self.registers.iter_mut().filter(|value| old(value)) {
+            *value = Value::Unknown;
+        }
+        self.set(register, Value::Made(va, 0));
     }
 
     fn keep(&mut self, at: Option<i64>, value: Value) {
@@ -464,6 +485,8 @@ fn advanced(value: Value, distance: i64) -> Value {
         (Value::Place(place) | Value::Walking(place), 1) => Value::Walking(place),
         (Value::Counting(place), 1) => Value::Counting(place),
         (Value::Place(place), _) => place.plus(distance).map_or(Value::Unknown, Value::Place),
+        // Once: a loop would go on for ever.
+        (Value::Made(by, at), _) => at.checked_add(distance).map_or(Value::Unknown, |at| Value::Moved(by, at)),
         _ => Value::Unknown,
     }
 }

