@@ -43,9 +43,26 @@ pub fn openssl(version: &str, of_crate: &str) -> Result<PathBuf, String> {
         ));
     }
     let source = work.path().join("vendor/openssl-src/openssl");
-    let script = "./Configure linux-x86_64 shared no-tests no-docs && make -j2 build_libs";
-    let output = Command::new("sh").args(["-ec", script]).current_dir(&source).output().expect("sh");
+    let script = format!(
+        "./Configure linux-x86_64 no-shared no-module no-tests no-docs -fPIC && make -j2 build_libs && {}",
+        link(&version[..1])
+    );
+    let output = Command::new("sh").args(["-ec", &script]).current_dir(&source).output().expect("sh");
     assert!(output.status.success(), "OpenSSL {version}: {}", String::from_utf8_lossy(&output.stderr));
     fs::rename(&source, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     Ok(path)
+}
+
+/// The crate has no more of OpenSSL than the archives need, so the shared libraries are made of these: with all functions of
+/// libcrypto to be seen from outside, and of libssl those that programs call.
+fn link(number: &str) -> String {
+    let seen = "{global: SSL_*; TLS_*; DTLS_*; OPENSSL_*; BIO_*; ERR_*; PEM_*; d2i_*; i2d_*; local: *;};";
+    let shared = |name: &str, more: &str| {
+        format!(
+            "gcc -shared -Wl,-soname,lib{name}.so.{number} -o lib{name}.so.{number} \\
+             -Wl,--whole-archive lib{name}.a -Wl,--no-whole-archive {more} -Wl,-Bsymbolic -lpthread -ldl"
+        )
+    };
+    let ssl = shared("ssl", &format!("-Wl,--version-script=seen libcrypto.so.{number}"));
+    format!("printf '%s' '{seen}' > seen && {} && {ssl}", shared("crypto", ""))
 }

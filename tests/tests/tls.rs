@@ -43,6 +43,7 @@ fn every_scenario(library: &str, mut run: impl FnMut(&str, u32) -> Vec<tls::Call
         let said = run(name, number);
         let finished = capture.stop();
         finished.assert_whole();
+        println!("{name}: {} calls", said.len());
         tls::compare(&said, &tls::captured(&finished.events));
     }
 }
@@ -252,6 +253,7 @@ fn openssl_from_source() {
     for (version, of_crate) in sources::OPENSSL {
         match sources::openssl(version, of_crate) {
             Ok(path) => {
+                println!("OpenSSL {version}");
                 let library = Library::of(&path, &version[..1]);
                 every_scenario(&library.text(), |name, number| library.run(&calls, name, number));
             }

@@ -35,6 +35,8 @@ pub(super) struct Site {
     pub(super) last: bool,
     /// Arguments that the callee could also find elsewhere: on the stack, through an address in the frame.
     pub(super) hidden: u8,
+    /// Those of them that are nowhere but where its seventh and later arguments would be.
+    pub(super) stacked: u8,
 }
 
 /// A function whose paths have all been followed.
@@ -153,7 +155,8 @@ fn site(image: &Image<'_>, instruction: &Instruction, state: &State, last: bool)
     let shares_frame = state.escaped || args.iter().any(|value| value.may() & FRAME != 0);
     let spilled = if shares_frame { state.spilled() } else { 0 };
     let hidden = if last { state.loose() | spilled } else { state.stacked() | spilled };
-    Site { at: instruction.ip(), callee: callee(image, instruction), args, last, hidden }
+    let stacked = if last { 0 } else { state.stacked() & !spilled };
+    Site { at: instruction.ip(), callee: callee(image, instruction), args, last, hidden, stacked }
 }
 
 fn callee(image: &Image<'_>, instruction: &Instruction) -> Callee {

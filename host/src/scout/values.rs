@@ -6,7 +6,8 @@
 
 use super::walk::{ARGUMENTS, stack_change, writes};
 use iced_x86::{
-    Code, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
+    Code, FlowControl, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    UsedMemory,
 };
 use std::collections::BTreeMap;
 
@@ -25,25 +26,38 @@ pub(super) enum Value {
     Argument(u8),
     /// The low 32 bits of this argument, extended.
     Narrow(u8),
+    /// By one path this argument, by another its low 32 bits, extended: in the low 32 bits there is no difference.
+    Low(u8),
     /// This distance from the stack pointer at the entry.
     Frame(i64),
     /// Anything; by a path or in part maybe what the mask says.
     Any(u8),
+    /// What a call has left there: nothing that anybody may use.
+    Left,
 }
 
 impl Value {
     /// What it may be, as a mask. A shortened argument is a number of its own.
     pub(super) fn may(self) -> u8 {
         match self {
-            Value::Argument(number) => 1 << number,
-            Value::Narrow(_) => 0,
+            Value::Argument(number) | Value::Low(number) => 1 << number,
+            Value::Narrow(_) | Value::Left => 0,
             Value::Frame(_) => FRAME,
             Value::Any(mask) => mask,
         }
     }
 
     fn or(self, other: Value) -> Value {
-        if self == other { self } else { Value::Any(self.may() | other.may()) }
+        use Value::{Argument, Low, Narrow};
+        match (self, other) {
+            _ if self == other => self,
+            (Argument(ours) | Narrow(ours) | Low(ours), Argument(theirs) | Narrow(theirs) | Low(theirs))
+                if ours == theirs =>
+            {
+                Low(ours)
+            }
+            _ => Value::Any(self.may() | other.may()),
+        }
     }
 }
 
@@ -51,6 +65,9 @@ impl Value {
 struct Slot {
     size: u8,
     value: Value,
+    /// It was there before another call. The places of arguments are the callee's to write to, and a call within the
+    /// arguments of another is made before any of them is in its place: so this is kept for the function itself.
+    kept: bool,
 }
 
 /// What is known before an instruction.
@@ -73,6 +90,8 @@ pub(super) struct Uses {
     pub(super) read: u8,
     /// Maybe read in their registers, by whatever.
     pub(super) touched: u8,
+    /// Maybe something of what is on the stack from before the call is read or written, or its address is made.
+    pub(super) above: bool,
     /// First instruction that does more with an argument than to move it around or to compare it.
     pub(super) worked_on: [Option<u64>; 6],
 }
@@ -103,12 +122,14 @@ impl State {
         for (at, slot) in &mut merged.slots {
             let same = other.slots.get(at).filter(|o| o.size == slot.size);
             slot.value = slot.value.or(same.map_or(Value::Any(0), |o| o.value));
+            slot.kept &= same.is_none_or(|o| o.kept);
         }
         for (at, slot) in &other.slots {
             match merged.slots.get_mut(at) {
                 None => drop(merged.slots.insert(*at, Slot { value: Value::Any(slot.value.may()), ..*slot })),
                 Some(ours) if ours.size != slot.size => {
-                    *ours = Slot { size: 8, value: Value::Any(ours.value.may() | slot.value.may()) };
+                    let value = Value::Any(ours.value.may() | slot.value.may());
+                    *ours = Slot { size: 8, value, kept: ours.kept && slot.kept };
                 }
                 Some(_) => {}
             }
@@ -140,7 +161,7 @@ impl State {
     pub(super) fn stacked(&self) -> u8 {
         let Some(sp) = self.sp else { return self.spilled() };
         let places = (0..).map_while(|number: i64| self.slots.get(&sp.checked_add(8 * number)?));
-        places.fold(0, |mask, slot| mask | slot.value.may()) & ALL_ARGUMENTS
+        places.filter(|slot| !slot.kept).fold(0, |mask, slot| mask | slot.value.may()) & ALL_ARGUMENTS
     }
 
     /// Arguments that may be in registers which pass none.
@@ -155,10 +176,13 @@ impl State {
         let mut after = self.clone();
         after.escaped |= self.arguments().iter().any(|value| value.may() & FRAME != 0);
         for number in CHANGED_BY_CALLS {
-            after.registers[number] = Value::Any(0);
+            after.registers[number] = if number == Register::RAX.number() { Value::Any(0) } else { Value::Left };
         }
         if let Some(sp) = after.sp {
             after.slots.retain(|at, _| *at >= sp);
+        }
+        for slot in after.slots.values_mut() {
+            slot.kept = true;
         }
         if after.escaped {
             after.blur();
@@ -202,7 +226,7 @@ impl State {
         for start in old {
             self.slots.remove(&start);
         }
-        self.slots.insert(at, Slot { size, value });
+        self.slots.insert(at, Slot { size, value, kept: false });
         self.lost |= self.slots.len() > MAX_SLOTS;
     }
 
@@ -222,9 +246,7 @@ impl State {
     fn load(&self, at: i64, size: u8) -> Value {
         match (self.slots.get(&at), size) {
             (Some(slot), _) if slot.size == size => slot.value,
-            (Some(Slot { size: 8, value: Value::Argument(number) | Value::Narrow(number) }), 4) => {
-                Value::Narrow(*number)
-            }
+            (Some(Slot { size: 8, value, .. }), 4) if narrow(*value) != Value::Any(0) => narrow(*value),
             _ => Value::Any(self.overlapping(at, size.into()).fold(0, |mask, (_, slot)| mask | slot.value.may())),
         }
     }
@@ -257,7 +279,7 @@ pub(super) fn step(
             after.registers[full.number()] = Value::Any(rest);
         }
     }
-    copy(instruction, before, &mut after);
+    copy(instruction, before, &mut after, uses);
     after
 }
 
@@ -349,6 +371,12 @@ fn follow_memory(
     for memory in info.used_memory() {
         let size = i64::try_from(memory.memory_size().size()).unwrap_or(0);
         let place = after.place(memory);
+        let popped = instruction.flow_control() == FlowControl::Return;
+        uses.above |= match place {
+            Place::Own(at) => !popped && at.saturating_add(size) > 0,
+            Place::Frame => true,
+            Place::Elsewhere => false,
+        };
         if reads(memory.access()) && !seen {
             let mask = match place {
                 Place::Own(at) => before.overlapping(at, size).fold(0, |mask, (_, slot)| mask | slot.value.may()),
@@ -377,7 +405,7 @@ fn follow_memory(
 }
 
 /// The effect of instructions that move values, exactly.
-fn copy(instruction: &Instruction, before: &State, after: &mut State) {
+fn copy(instruction: &Instruction, before: &State, after: &mut State, uses: &mut Uses) {
     let own = before.own_operand(instruction);
     let value = match instruction.code() {
         Code::Mov_r64_rm64 | Code::Mov_rm64_r64 if is_register(instruction, 0) && is_register(instruction, 1) => {
@@ -393,6 +421,7 @@ fn copy(instruction: &Instruction, before: &State, after: &mut State) {
             let from = before.register(instruction.memory_base());
             let Value::Frame(from) = from else { return };
             let at = from.checked_add(instruction.memory_displacement64().cast_signed());
+            uses.above |= at.is_none_or(|at| at >= 0);
             at.map_or(Value::Any(FRAME), Value::Frame)
         }
         Code::Mov_r64_rm64 => own.map_or(Value::Any(0), |at| before.load(at, 8)),
@@ -438,7 +467,7 @@ fn copy(instruction: &Instruction, before: &State, after: &mut State) {
 
 fn narrow(value: Value) -> Value {
     match value {
-        Value::Argument(number) | Value::Narrow(number) => Value::Narrow(number),
-        Value::Frame(_) | Value::Any(_) => Value::Any(0),
+        Value::Argument(number) | Value::Narrow(number) | Value::Low(number) => Value::Narrow(number),
+        Value::Frame(_) | Value::Any(_) | Value::Left => Value::Any(0),
     }
 }

@@ -207,13 +207,20 @@ impl Search<'_, '_> {
                 if registers.into_iter().any(|register| self.may_take(va, register, DEPTH)) {
                     return Ok(Some(va));
                 }
-                if hidden { Err(elsewhere()) } else { Ok(None) }
+                let looks = site.stacked & 1 << buffer == 0 || self.looks_above(va);
+                if hidden && looks { Err(elsewhere()) } else { Ok(None) }
             }
             Callee::Other if hidden || (site.last && site.args.iter().any(holds)) => Err(elsewhere()),
             Callee::Other if site.args.iter().take(set_up(site)).any(holds) => Err(elsewhere()),
             Callee::Other => Ok(None),
             Callee::Unknown => Err(elsewhere()),
         }
+    }
+
+    /// Whether a function may look for arguments on the stack, itself or by jumping to another one as its last act.
+    fn looks_above(&mut self, va: u64) -> bool {
+        let body = self.body(va);
+        body.as_ref().as_ref().map_or(true, |body| body.uses.above || body.sites.iter().any(|site| site.last))
     }
 
     /// Arguments that a function uses for certain, itself or by handing them on.
@@ -280,10 +287,12 @@ impl Search<'_, '_> {
     }
 }
 
-/// How many argument registers a call of another file's function was set up with: all up to the last changed one.
+/// How many argument registers a call of another file's function was set up with: all up to the last changed one, but
+/// none from the first that has only what an earlier call has left.
 fn set_up(site: &Site) -> usize {
     let changed = |number: &usize| site.args.get(*number).map(|v| v.may()) != Some(1 << number);
-    (0..6).rev().find(changed).map_or(0, |number| number + 1)
+    let whole = site.args.iter().take_while(|value| **value != Value::Left).count();
+    (0..whole).rev().find(changed).map_or(0, |number| number + 1)
 }
 
 /// What the inner call is given, seen from outside the outer one.
@@ -295,6 +304,6 @@ fn through(outer: &[Value; 6], value: Value) -> Value {
             Value::Argument(number) | Value::Narrow(number) => Value::Narrow(number),
             _ => Value::Any(0),
         },
-        Value::Frame(_) | Value::Any(_) => Value::Any(0),
+        Value::Low(_) | Value::Frame(_) | Value::Any(_) | Value::Left => Value::Any(0),
     }
 }
