@@ -15,8 +15,13 @@
 
 struct command {
 	__u64 sp; /* stack pointer at the entry: tells whose return it is */
-	__u64 packet;
-	__u64 length;
+	union {
+		struct {
+			__u64 packet;
+			__u64 length;
+		};
+		__u64 answer[2]; /* once these are not needed any more */
+	};
 	struct mysql_end end; /* filled as the outcome is seen */
 	__u32 start_flags;
 	__u32 first_row;      /* number of the packet that is the running result set's first row */
@@ -102,6 +107,40 @@ ECAP_INLINE void add_rows(struct pt_regs *ctx, struct command *command)
 		command->end.flags |= MYSQL_END_ROWS;
 	}
 	command->in_result_set = 0;
+}
+
+/* Where `buff` lies before `pkt_nr` in NET, the structure that the servers publish in mysql_com.h since 4.1. */
+#define PACKET_NUMBER_TO_BUFFER 88
+
+/* MariaDB: how many parameters the new statement has, out of the packet that tells the client: it is the first of the answer,
+ * so it stands at the begin of the connection's buffer until that has been filled once. Taken only if it is surely that
+ * packet: 12 bytes long, an OK, with the statement's id. Its bytes: length (3), number, 0, id (4), columns (2),
+ * parameters (2), 0, warnings (2). */
+ECAP_INLINE void read_prepared(struct pt_regs *ctx, struct command *command)
+{
+	struct mysql_layout *row = ecap_layout(ctx);
+	__u64 at = command->end.head.thd;
+	__u64 *answer = command->answer;
+
+	if (!row || row->convention != MYSQL_CONVENTION_MARIADB || row->packet_number_offset == MYSQL_UNKNOWN_OFFSET)
+		return;
+	at += row->packet_number_offset;
+	if (ecap_read_user(&at, at - PACKET_NUMBER_TO_BUFFER))
+		return;
+	if (bpf_probe_read_user(answer, 16, ecap_user_ptr(at)))
+		return;
+	if ((answer[0] & 0xff00ffffffULL) != 12 || (answer[1] >> 40 & 0xff))
+		return;
+	if ((__u32)(answer[0] >> 40 | answer[1] << 24) != command->end.statement)
+		return;
+	command->end.parameters = answer[1] >> 24 & 0xffff;
+	command->end.flags |= MYSQL_END_PARAMETERS;
+}
+
+ECAP_INLINE int wants_parameters(struct command *command)
+{
+	return command->end.head.command == MYSQL_COM_STMT_PREPARE && command->has_statement &&
+	       !(command->end.flags & MYSQL_END_PARAMETERS);
 }
 
 ECAP_INLINE int names_statement(__u32 command)
@@ -274,6 +313,9 @@ ECAP_INLINE int command_end(struct pt_regs *ctx)
 		command->end.flags |= MYSQL_END_SUSPENDED;
 	if (!command->end.results)
 		command->end.flags |= MYSQL_END_NO_STATUS;
+	/* Neither parameters nor columns were described. */
+	if (wants_parameters(command) && command->end.returned != PUT_ASIDE)
+		read_prepared(ctx, command);
 	if (command->has_statement && !command->end.errors)
 		command->end.flags |= MYSQL_END_PREPARED;
 	command->end.head.kind = MYSQL_END;
@@ -303,6 +345,17 @@ SEC("uprobe")
 int mysql_command_end__exit(struct pt_regs *ctx)
 {
 	return command_end(ctx);
+}
+
+/* Descriptions of a new statement's parameters, or of its columns, are about to be written behind the packet that counts them.
+ * MariaDB: _ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj, no argument is used. */
+SEC("uprobe")
+int mysql_describe(struct pt_regs *ctx)
+{
+	struct command *command = current_command();
+	if (command && wants_parameters(command))
+		read_prepared(ctx, command);
+	return 0;
 }
 
 /* A result set's column descriptions are out: what follows up to its end are rows.
@@ -455,7 +508,7 @@ int mysql_error(struct pt_regs *ctx)
  * else _ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm (this, lex, mem_root, state, id), 5 arguments, which has the id
  * in a register, but begins with instructions that are dear to stop at. COM_STMT_PREPARE makes its statement and puts it
  * into the connection's list before anything else; other commands that pass here are not looked at.
- * MySQL: _ZN16Protocol_classic15store_ps_statusEmjjm (this, id, columns, parameters, warnings), 2 arguments. */
+ * MySQL: _ZN16Protocol_classic15store_ps_statusEmjjm (this, id, columns, parameters, warnings), 4 arguments. */
 SEC("uprobe")
 int mysql_statement(struct pt_regs *ctx)
 {
@@ -471,6 +524,8 @@ int mysql_statement(struct pt_regs *ctx)
 			return 0;
 	} else if (ecap_probe_arg(ctx) == MYSQL_STATEMENT_TOLD) {
 		command->end.statement = (__u32)ecap_arg1(ctx);
+		command->end.parameters = (__u32)ecap_arg3(ctx);
+		command->end.flags |= MYSQL_END_PARAMETERS;
 	} else {
 		command->end.statement = (__u32)ecap_arg4(ctx);
 	}

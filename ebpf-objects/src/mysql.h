@@ -79,6 +79,7 @@ enum mysql_end_flags {
 	MYSQL_END_START_LOST = 64,  /* nothing of START got through (ring full) */
 	MYSQL_END_NO_STATUS = 128,  /* the server sent neither OK nor EOF nor error: QUIT, STMT_CLOSE, SEND_LONG_DATA, a
 				     * successful STMT_PREPARE, an answer out of the query cache */
+	MYSQL_END_PARAMETERS = 256, /* with PREPARED: `parameters` is the number that the client was told */
 };
 
 /* 104 bytes. Sums run over all results of the command (a COM_QUERY may hold several statements; CALL has several results). */
@@ -98,7 +99,7 @@ struct mysql_end {
 	__u32 error;            /* 84 error number of the last error */
 	__u8 sqlstate[8];       /* 88 five characters and NULs; all NUL if the server gave none */
 	__u32 returned;         /* 96 return value of dispatch_command (MariaDB: 0 go on, 1 close, 2 put aside) */
-	__u32 reserved;         /* 100 */
+	__u32 parameters;       /* 100 with PARAMETERS: how many the new statement has */
 };
 
 /* 48 bytes, then the text (at most MYSQL_ERROR_TEXT_MAX - 1 bytes, without its NUL). */
@@ -146,7 +147,7 @@ enum mysql_eof_call {
 /* How the function that mysql_statement is on is called: the probe's argument. */
 enum mysql_statement_call {
 	MYSQL_STATEMENT_MADE = 0,   /* (this, LEX *, MEM_ROOT *, state, id) */
-	MYSQL_STATEMENT_TOLD = 1,   /* (this, id, ...) */
+	MYSQL_STATEMENT_TOLD = 1,   /* (this, id, columns, parameters, ...) */
 	MYSQL_STATEMENT_LISTED = 2, /* (this, THD *, Statement *): the id is in Statement */
 };
 

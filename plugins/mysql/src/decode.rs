@@ -8,6 +8,7 @@
 use crate::command::{Command, statement_id};
 use crate::event::{ErrorText, Finished, Outcome, Thread};
 use crate::flight::{self, Flight, Flights, Key};
+use crate::parameters::{Packet, Parameters};
 use crate::record::{self, Body, End, Failure, Head, RecordError, Start, end_flag, product};
 use crate::session::{Connection, Limits, Sessions, Text};
 use std::collections::HashMap;
@@ -152,7 +153,35 @@ impl Machine {
             _ if command.names_statement() => {
                 let id = start.statement.or_else(|| statement_id(start.packet));
                 self.read_statement(flight, connection, id);
+                self.read_parameters(flight, connection, Packet { bytes: start.packet, missing });
             }
+            _ => {}
+        }
+    }
+
+    /// What the packet of a command that names a statement says about the parameters. Told at the begin, since an execution
+    /// uses up what was sent ahead of it, however it ends.
+    fn read_parameters(&mut self, flight: &mut Flight, connection: Connection, packet: Packet<'_>) {
+        let command = flight.head.command;
+        let executes = matches!(command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE);
+        let Some(id) = flight.statement else {
+            flight.parameters.unknown = executes;
+            return;
+        };
+        match command {
+            _ if executes => {
+                let bulk = command == Command::STMT_BULK_EXECUTE;
+                flight.parameters = self.sessions.executes(connection, id, packet, bulk);
+            }
+            Command::STMT_SEND_LONG_DATA => {
+                // Statement, number of the parameter, and all the rest.
+                let parameter = packet.bytes.get(4..).and_then(|rest| rest.split_first_chunk::<2>());
+                if let Some((number, piece)) = parameter {
+                    let number = u16::from_le_bytes(*number);
+                    self.sessions.sends_long(connection, id, number, piece, packet.missing);
+                }
+            }
+            Command::STMT_RESET => self.sessions.resets(connection, id),
             _ => {}
         }
     }
@@ -237,7 +266,9 @@ impl Machine {
         let system = self.systems.get(&message.target).copied();
         let (client, namespace) = self.sessions.who(Connection::new(message.thread.process, &head));
         let executes = matches!(head.command, Command::STMT_EXECUTE | Command::STMT_BULK_EXECUTE);
-        Flight { system, client, namespace, statement_unknown: executes, ..Flight::new(message.thread, head) }
+        let parameters = Parameters { unknown: executes, ..Parameters::default() };
+        let flight = Flight::new(message.thread, head);
+        Flight { system, client, namespace, statement_unknown: executes, parameters, ..flight }
     }
 
     /// What a command that is over says about the connection.
@@ -247,7 +278,9 @@ impl Machine {
         match flight.head.command {
             Command::STMT_PREPARE => match (outcome, end) {
                 (_, Some(end)) if end.flags & end_flag::PREPARED != 0 => {
-                    self.sessions.prepared(connection, end.statement, flight.text.clone());
+                    let told = end.flags & end_flag::PARAMETERS != 0;
+                    let parameters = u16::try_from(end.parameters).ok().filter(|_| told);
+                    self.sessions.prepared(connection, end.statement, flight.text.clone(), parameters);
                 }
                 (Outcome::Error, _) => self.sessions.not_prepared(connection),
                 _ => self.sessions.last_unknown(connection),
@@ -299,6 +332,7 @@ fn finished(flight: Flight, outcome: Outcome, end: Option<End>) -> Finished {
         },
         state_lost: !flight.started || flight.statement_unknown || outcome == Outcome::Unknown,
         statement_unknown: flight.statement_unknown,
+        parameters: flight.parameters,
         request: flight.request,
         outcome,
         duration_ns: None,

@@ -26,6 +26,7 @@ const OK: End = End {
     error: 0,
     sqlstate: [0; 5],
     returned: 0,
+    parameters: 0,
 };
 const QUIET: End = End { flags: end_flag::NO_STATUS, results: 0, ..OK };
 
@@ -555,4 +556,110 @@ proptest! {
         let result = Machine::new(&Limits::default()).message(&message, &mut |_| {});
         prop_assert_eq!(result.is_ok(), data.len() >= fixed);
     }
+}
+
+/// A statement of so many parameters, as the server would tell them.
+fn ready(statement: u32, parameters: u32) -> End {
+    End { flags: end_flag::PARAMETERS | prepared(statement).flags, parameters, ..prepared(statement) }
+}
+
+impl Play {
+    fn prepare_with(&mut self, id: u32, parameters: u32) {
+        self.run(Command::STMT_PREPARE, 7, None, b"select ?", &ready(id, parameters));
+    }
+
+    /// Executes statement 1 with one INT, with its type or without; what is shown of it.
+    fn execute_int(&mut self, id: u32, number: i32, typed: bool) -> (Option<String>, bool) {
+        let mut packet = [&1_u32.to_le_bytes()[..], &[0, 1, 0, 0, 0, 0, u8::from(typed)]].concat();
+        packet.extend(if typed { &[3, 0][..] } else { &[] });
+        packet.extend(number.to_le_bytes());
+        let done = self.run(Command::STMT_EXECUTE, 7, Some(id), &packet, &rows(1));
+        (done.parameters.json.map(|json| json.to_string()), done.parameters.unknown)
+    }
+
+    fn send_long(&mut self, parameter: u16, piece: &[u8]) {
+        let packet = [&1_u32.to_le_bytes()[..], &parameter.to_le_bytes(), piece].concat();
+        self.run(Command::STMT_SEND_LONG_DATA, 7, Some(1), &packet, &QUIET);
+    }
+
+    /// Something happened that nobody saw.
+    fn lose(&mut self) {
+        let data = made::end(Command(14), 9, 1, &OK);
+        self.send(9, &data, |message| message.lost_before = 1);
+        self.out.clear();
+    }
+}
+
+fn shown(json: &str) -> (Option<String>, bool) {
+    (Some(json.to_owned()), false)
+}
+
+#[test]
+fn types_hold_until_they_are_sent_again() {
+    let mut play = Play::new();
+    play.prepare_with(1, 1);
+    assert_eq!(play.execute_int(1, 5, true), shown("[5]"));
+    assert_eq!(play.execute_int(1, 6, false), shown("[6]"));
+    assert_eq!(play.execute_int(LAST_PREPARED, 7, false), shown("[7]"));
+    play.run(Command::STMT_RESET, 7, Some(1), &1_u32.to_le_bytes(), &OK);
+    assert_eq!(play.execute_int(1, 8, false), shown("[8]"));
+    // An execution with other types may have been lost.
+    play.lose();
+    assert_eq!(play.execute_int(1, 9, false), (None, true));
+    assert_eq!(play.execute_int(1, 9, false), (None, true));
+    assert_eq!(play.execute_int(1, 10, true), shown("[10]"));
+    // A new statement with the same id has no types.
+    play.prepare_with(1, 1);
+    assert_eq!(play.execute_int(1, 11, false), (None, true));
+}
+
+#[test]
+fn a_statement_of_which_nothing_was_seen_has_unknown_parameters() {
+    let mut play = Play::new();
+    assert_eq!(play.execute_int(1, 5, true), (None, true));
+    assert_eq!(play.execute_int(LAST_PREPARED, 5, true), (None, true));
+    // Prepared by a server that does not tell.
+    play.prepare(7, 1, "select ?");
+    assert_eq!(play.execute_int(1, 5, true), (None, true));
+    play.prepare_with(1, 0);
+    assert_eq!(play.execute_int(1, 5, true), (None, false), "it has none");
+    // END alone tells as much as is needed here.
+    play.lose();
+    play.end(Command::STMT_PREPARE, 7, 5, &ready(1, 1));
+    play.out.clear();
+    assert_eq!(play.execute_int(1, 5, true), shown("[5]"));
+    // An execution whose begin was lost.
+    play.lose();
+    play.end(Command::STMT_EXECUTE, 7, 5, &End { statement: 1, ..rows(1) });
+    assert!(play.take().parameters.unknown);
+    // The user is another, the statements are gone.
+    play.prepare_with(1, 1);
+    play.run(Command::CHANGE_USER, 7, None, b"", &OK);
+    assert_eq!(play.execute_int(1, 5, true), (None, true));
+}
+
+#[test]
+fn long_data_belongs_to_one_execution() {
+    let mut play = Play::new();
+    play.prepare_with(1, 1);
+    let mut with = |lose: Option<usize>, pieces: &[&[u8]]| {
+        for (number, piece) in pieces.iter().enumerate() {
+            if lose == Some(number) {
+                play.lose();
+            }
+            play.send_long(0, piece);
+        }
+        play.execute_int(1, 5, true)
+    };
+    assert_eq!(with(None, &[b"ab", b"", b"cd"]), shown("[\"abcd\"]"));
+    assert_eq!(with(None, &[]), shown("[5]"));
+    assert_eq!(with(Some(1), &[b"ab", b"cd"]), (None, true), "a piece may have been lost");
+    assert_eq!(with(None, &[b"ab"]), shown("[\"ab\"]"));
+    play.send_long(0, b"ab");
+    play.run(Command::STMT_RESET, 7, Some(1), &1_u32.to_le_bytes(), &OK);
+    assert_eq!(play.execute_int(1, 5, true), shown("[5]"));
+    // A parameter that there is not, a packet too short for one.
+    play.send_long(1, b"ab");
+    play.run(Command::STMT_SEND_LONG_DATA, 7, Some(1), &[1, 0, 0, 0, 0], &QUIET);
+    assert_eq!(play.execute_int(1, 5, true), shown("[5]"));
 }

@@ -3,6 +3,7 @@
 //! Not here: names and order of columns (`module.toml`, `output`).
 
 use crate::command::Command;
+use crate::parameters::Parameters;
 use crate::record::{End, Head, end_flag};
 use crate::session::{Client, Text};
 use std::sync::Arc;
@@ -89,6 +90,8 @@ pub struct Finished {
     pub statement: Option<u32>,
     /// The command executes a statement whose text is not known.
     pub statement_unknown: bool,
+    /// Of an execution: what with.
+    pub parameters: Parameters,
     /// Bytes of the packet without its command byte.
     pub request: Option<u32>,
     /// How it ended.

@@ -6,6 +6,7 @@
 //! dropped (and said to be missing); over the count, the oldest is given back to be reported as it is.
 
 use crate::event::{ErrorText, Thread};
+use crate::parameters::Parameters;
 use crate::record::{End, Head, end_flag};
 use crate::session::{Client, Limits, Text};
 use std::collections::HashMap;
@@ -37,6 +38,8 @@ pub struct Flight {
     /// See `Finished`.
     pub statement_unknown: bool,
     /// See `Finished`.
+    pub parameters: Parameters,
+    /// See `Finished`.
     pub request: Option<u32>,
     /// The last error's text so far.
     pub error: Option<ErrorText>,
@@ -59,6 +62,7 @@ impl Flight {
             client: Client::default(),
             statement: None,
             statement_unknown: false,
+            parameters: Parameters::default(),
             request: None,
             error: None,
             totals: None,
@@ -67,13 +71,21 @@ impl Flight {
 
     /// Bytes of text that this command alone holds. Texts of prepared statements are the sessions'.
     fn weight(&self) -> usize {
+        let parameters = self.parameters.json.as_ref().map_or(0, |json| json.len());
         match &self.text {
-            Some(text) if self.statement.is_none() => text.bytes.len(),
-            _ => 0,
+            Some(text) if self.statement.is_none() => text.bytes.len() + parameters,
+            _ => parameters,
         }
     }
 
     fn drop_text(&mut self) {
+        if let Some(json) = self.parameters.json.take() {
+            let lacks = u64::try_from(json.len()).unwrap_or(u64::MAX);
+            self.parameters = Parameters { json: None, unknown: true, missing: lacks };
+        }
+        if self.statement.is_some() {
+            return;
+        }
         if let Some(text) = self.text.take() {
             self.truncated = self.truncated.saturating_add(u64::try_from(text.bytes.len()).unwrap_or(u64::MAX));
         }
@@ -101,6 +113,7 @@ pub fn sum(before: Option<End>, last: End) -> End {
         error: if failed { last.error } else { before.error },
         sqlstate: if failed { last.sqlstate } else { before.sqlstate },
         returned: last.returned,
+        parameters: if prepared { last.parameters } else { before.parameters },
     }
 }
 

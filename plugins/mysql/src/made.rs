@@ -44,6 +44,7 @@ pub fn end(command: Command, connection: u64, start_ns: u64, end: &End) -> Vec<u
     put(&mut data, 84, &end.error.to_le_bytes());
     put(&mut data, 88, &end.sqlstate);
     put(&mut data, 96, &end.returned.to_le_bytes());
+    put(&mut data, 100, &end.parameters.to_le_bytes());
     data
 }
 

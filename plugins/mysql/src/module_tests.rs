@@ -201,6 +201,7 @@ fn the_installed_mariadb() {
             "mysql_ok",
             "mysql_eof",
             "mysql_error",
+            "mysql_describe",
             "mysql_result_set",
             "mysql_statement",
             "mysql_login",

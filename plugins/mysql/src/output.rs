@@ -56,10 +56,14 @@ pub enum Column {
     RequestSize,
     /// `ecapture.command.name`.
     CommandName,
+    /// `db.query.parameters`.
+    Parameters,
+    /// `ecapture.parameters.unknown`.
+    ParametersUnknown,
 }
 
 /// Number of columns that there are.
-const COLUMNS: usize = 23;
+const COLUMNS: usize = 25;
 
 /// The columns that every event begins with.
 const COMMON: &[Column] = &[
@@ -104,6 +108,8 @@ const EVENTS: &[(&str, &[Column])] = &[
             Column::StatementId,
             Column::StatementUnknown,
             Column::RequestSize,
+            Column::Parameters,
+            Column::ParametersUnknown,
         ],
     ),
     ("init_db", &[Column::Namespace]),
@@ -177,7 +183,9 @@ pub fn emit(numbers: &Numbers, finished: &Finished, owner: Option<Thread>, out: 
     let text = finished.text.as_ref();
 
     // Text and outcome come with different records, so what is missing is said here and not taken from this record.
-    let missing = finished.truncated + error.map_or(0, |text| text.missing);
+    let parameters = &finished.parameters;
+    let missing =
+        finished.truncated.saturating_add(error.map_or(0, |text| text.missing)).saturating_add(parameters.missing);
     let mut builder = out.event(event).missing(missing);
     macro_rules! set {
         ($column:ident, $method:ident, $value:expr) => {
@@ -210,6 +218,8 @@ pub fn emit(numbers: &Numbers, finished: &Finished, owner: Option<Thread>, out: 
     set!(StatementUnknown, bool, finished.statement_unknown.then_some(true));
     set!(RequestSize, u64, finished.request.map(u64::from));
     set!(CommandName, text, Some(name.as_ref()));
+    set!(Parameters, text, parameters.json.as_deref());
+    set!(ParametersUnknown, bool, parameters.unknown.then_some(true));
     // Of an execution; the bytes were counted when it was prepared.
     if text.is_some_and(|text| text.missing > 0) {
         builder = builder.partial();

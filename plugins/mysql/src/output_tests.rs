@@ -53,6 +53,8 @@ fn name_of(column: Column) -> &'static str {
         Column::StatementUnknown => "ecapture.statement.unknown",
         Column::RequestSize => "ecapture.request.size",
         Column::CommandName => "ecapture.command.name",
+        Column::Parameters => "db.query.parameters",
+        Column::ParametersUnknown => "ecapture.parameters.unknown",
     }
 }
 
@@ -225,8 +227,15 @@ fn prepared_statements() {
     let last = LAST_PREPARED;
     let shown = play.command(Command::STMT_EXECUTE, Some(last), &last.to_le_bytes(), 0, &rows(1));
     assert_eq!(shown.line, "conn 7  execute #1 ok 1 rows 800 us  select ?");
+    let ready = End { flags: ready.flags | end_flag::PARAMETERS, parameters: 2, ..ready };
+    play.command(Command::STMT_PREPARE, None, b"select ?, ?", 0, &ready);
+    let packet = b"\x01\0\0\0\0\x01\0\0\0\x02\x01\xfd\0\x06\0\x02hi";
+    let shown = play.command(Command::STMT_EXECUTE, Some(1), packet, 0, &rows(1));
+    assert_eq!(shown.line, "conn 7  execute #1 ok 1 rows 800 us  select ?, ?  params=[\"hi\",null]");
+    assert_eq!(shown.get("ecapture.parameters.unknown"), None);
     let shown = play.command(Command::STMT_EXECUTE, Some(2), &[2, 0, 0, 0], 0, &rows(1));
     assert_eq!(shown.line, "conn 7  execute #2 ok 1 rows 800 us");
+    assert_eq!(shown.get("ecapture.parameters.unknown"), Some("true"));
     assert_eq!(shown.get("ecapture.statement.unknown"), Some("true"));
     assert_eq!(shown.flags, event_flag::STATE_LOST);
 }

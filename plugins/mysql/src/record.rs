@@ -68,6 +68,8 @@ pub mod end_flag {
     pub const START_LOST: u32 = 64;
     /// The server sent neither OK nor EOF nor error.
     pub const NO_STATUS: u32 = 128;
+    /// `parameters` is valid.
+    pub const PARAMETERS: u32 = 256;
 }
 
 /// `enum mysql_convention`.
@@ -195,6 +197,8 @@ pub struct End {
     pub sqlstate: [u8; 5],
     /// What dispatch_command returned.
     pub returned: u32,
+    /// Parameters of the statement that was prepared; valid with [`end_flag::PARAMETERS`].
+    pub parameters: u32,
 }
 
 /// `struct mysql_error` and its text.
@@ -296,6 +300,7 @@ fn end(data: &[u8]) -> Result<End, RecordError> {
         error: fields.u32(84)?,
         sqlstate: fields.array(88)?,
         returned: fields.u32(96)?,
+        parameters: fields.u32(100)?,
     })
 }
 

@@ -9,13 +9,14 @@
 use crate::bounded::{Bound, Bounded};
 use crate::command::LAST_PREPARED;
 use crate::namespace::{self, Effect};
+use crate::parameters::{self, JSON_MAX, Known as KnownParameters, LongData, Packet, Parameters, Type};
 use crate::record::{Head, Login};
 use std::sync::Arc;
 
 /// Bounds of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Prepared statements of all connections, and the bytes of their texts.
+    /// Prepared statements of all connections, and the bytes of their texts and of what was sent for their parameters.
     pub statements: Bound,
     /// Connections of which something is remembered.
     pub connections: usize,
@@ -68,6 +69,29 @@ pub struct Text {
     pub missing: u64,
 }
 
+/// What is remembered of a prepared statement.
+#[derive(Debug, Default)]
+struct Statement {
+    /// Absent if the START of its prepare was lost.
+    text: Option<Text>,
+    /// How many parameters it has, if the server was seen to say so.
+    parameters: Option<u16>,
+    /// Types that the client sent last.
+    types: Option<Known<Arc<[Type]>>>,
+    /// Values sent ahead of its next execution; of those sent since `losses` was the number of losses, none was missed.
+    long: LongData,
+    long_losses: u64,
+}
+
+impl Statement {
+    fn weight(&self) -> usize {
+        let text = self.text.as_ref().map_or(0, |text| text.bytes.len());
+        let types = self.types.as_ref().map_or(0, |types| size_of_val(&*types.value));
+        // Beside its bytes, what a value takes in the map.
+        text + types + self.long.values().map(|long| long.bytes.len() + 64).sum::<usize>()
+    }
+}
+
 /// Where a connection's client is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -118,7 +142,7 @@ fn certain<T: Clone>(fact: &Option<Known<T>>, losses: u64) -> Option<T> {
 /// Everything remembered of the connections.
 #[derive(Debug)]
 pub struct Sessions {
-    statements: Bounded<(Connection, u32), Text>,
+    statements: Bounded<(Connection, u32), Statement>,
     sessions: Bounded<Connection, Session>,
     losses: u64,
 }
@@ -152,21 +176,70 @@ impl Sessions {
 
     /// Text of a prepared statement, if it is still known.
     pub fn statement(&mut self, connection: Connection, id: u32) -> Option<Text> {
-        self.statements.touch(&(connection, id)).cloned()
+        self.statements.touch(&(connection, id))?.text.clone()
     }
 
     /// A statement was prepared. `text` is absent if the START of its prepare was lost.
-    pub fn prepared(&mut self, connection: Connection, id: u32, text: Option<Text>) {
-        match text {
-            Some(text) => {
-                let weight = text.bytes.len();
-                self.statements.insert((connection, id), text, weight);
-            }
-            None => {
-                self.statements.remove(&(connection, id));
-            }
+    pub fn prepared(&mut self, connection: Connection, id: u32, text: Option<Text>, parameters: Option<u16>) {
+        if text.is_none() && parameters.is_none() {
+            self.statements.remove(&(connection, id));
+        } else {
+            let statement = Statement { text, parameters, long_losses: self.losses, ..Statement::default() };
+            let weight = statement.weight();
+            self.statements.insert((connection, id), statement, weight);
         }
         self.set_last(connection, Some(Last::Id(id)));
+    }
+
+    /// A statement begins to be executed: its parameters.
+    pub fn executes(&mut self, connection: Connection, id: u32, packet: Packet<'_>, bulk: bool) -> Parameters {
+        let losses = self.losses;
+        let Some(mut statement) = self.statements.remove(&(connection, id)) else { return Parameters::unknown() };
+        let out = match statement.parameters {
+            None => Parameters::unknown(),
+            Some(count) => {
+                let types = certain(&statement.types, losses);
+                let known = KnownParameters { count, types: types.as_deref(), long: &statement.long };
+                let read = if bulk { parameters::bulk_execute } else { parameters::execute };
+                let execution = read(packet, known);
+                if let Some(types) = execution.types {
+                    statement.types = Some(Known { value: types, losses });
+                } else if execution.types_lost {
+                    statement.types = None;
+                }
+                // A value may have been sent ahead without our seeing it: then it is not in the packet.
+                if count == 0 || bulk || statement.long_losses == losses {
+                    execution.parameters
+                } else {
+                    Parameters::unknown()
+                }
+            }
+        };
+        (statement.long, statement.long_losses) = (LongData::new(), losses);
+        let weight = statement.weight();
+        self.statements.insert((connection, id), statement, weight);
+        out
+    }
+
+    /// A piece of a value was sent ahead of the execution. `missing`: bytes of the piece that did not come.
+    pub fn sends_long(&mut self, connection: Connection, id: u32, parameter: u16, piece: &[u8], missing: u64) {
+        let Some(mut statement) = self.statements.remove(&(connection, id)) else { return };
+        if statement.parameters.is_some_and(|count| parameter < count) {
+            // More than can be shown is not kept.
+            let kept: usize = statement.long.values().map(|long| long.bytes.len()).sum();
+            statement.long.entry(parameter).or_default().append(piece, missing, JSON_MAX.saturating_sub(kept));
+        }
+        let weight = statement.weight();
+        self.statements.insert((connection, id), statement, weight);
+    }
+
+    /// Values that were sent ahead are forgotten (COM_STMT_RESET).
+    pub fn resets(&mut self, connection: Connection, id: u32) {
+        let losses = self.losses;
+        let Some(mut statement) = self.statements.remove(&(connection, id)) else { return };
+        (statement.long, statement.long_losses) = (LongData::new(), losses);
+        let weight = statement.weight();
+        self.statements.insert((connection, id), statement, weight);
     }
 
     /// A prepare failed: there is no last statement.
@@ -312,8 +385,8 @@ mod tests {
     #[test]
     fn ids_belong_to_a_connection() {
         let mut sessions = Sessions::new(&Limits::default());
-        sessions.prepared(connection(1), 1, Some(text("a")));
-        sessions.prepared(connection(2), 1, Some(text("b")));
+        sessions.prepared(connection(1), 1, Some(text("a")), Some(0));
+        sessions.prepared(connection(2), 1, Some(text("b")), Some(0));
         assert_eq!(sessions.statement(connection(1), 1), Some(text("a")));
         sessions.ended(connection(1));
         assert_eq!(sessions.statement(connection(1), 1), None);
@@ -327,17 +400,17 @@ mod tests {
         let mut sessions = Sessions::new(&Limits::default());
         let c = connection(1);
         assert_eq!(sessions.resolve(c, LAST_PREPARED), None);
-        sessions.prepared(c, 4, Some(text("a")));
+        sessions.prepared(c, 4, Some(text("a")), Some(0));
         assert_eq!(sessions.resolve(c, LAST_PREPARED), Some(4));
         sessions.lost_records();
         assert_eq!(sessions.resolve(c, LAST_PREPARED), None, "a prepare may have been lost");
         assert_eq!(sessions.statement(c, 4), Some(text("a")));
-        sessions.prepared(c, 5, None);
+        sessions.prepared(c, 5, None, None);
         assert_eq!(sessions.resolve(c, LAST_PREPARED), Some(5));
         assert_eq!(sessions.statement(c, 5), None);
         sessions.not_prepared(c);
         assert_eq!(sessions.resolve(c, LAST_PREPARED), None);
-        sessions.prepared(c, 6, Some(text("b")));
+        sessions.prepared(c, 6, Some(text("b")), Some(0));
         sessions.closed(c, LAST_PREPARED);
         assert_eq!((sessions.resolve(c, LAST_PREPARED), sessions.statement(c, 6)), (None, None));
     }
@@ -367,8 +440,8 @@ mod tests {
     fn statements_are_bounded_by_bytes() {
         let limits = Limits { statements: Bound { entries: 100, bytes: 10 }, ..Limits::default() };
         let mut sessions = Sessions::new(&limits);
-        sessions.prepared(connection(1), 1, Some(text("12345678")));
-        sessions.prepared(connection(1), 2, Some(text("12345678")));
+        sessions.prepared(connection(1), 1, Some(text("12345678")), Some(0));
+        sessions.prepared(connection(1), 2, Some(text("12345678")), Some(0));
         assert_eq!(sessions.statement(connection(1), 1), None);
         assert!(sessions.statement(connection(1), 2).is_some());
     }

@@ -59,6 +59,7 @@ const NO_COMMANDS: &str = "nothing can be seen";
 const NO_OK: &str = "rows affected, insert ids and warnings are not shown";
 const NO_ROWS: &str = "rows returned are not shown";
 const NO_ERROR: &str = "errors are shown as ok: their number and text can't be seen";
+const NO_PARAMETERS: &str = "parameters of statements are not shown";
 const NO_USER: &str = "user and database of a login are not shown";
 const NO_PEER: &str = "the client's address is not shown";
 const NO_ID: &str = "executions of prepared statements are shown without the statement's text";
@@ -122,6 +123,7 @@ pub static MARIADB: Convention = Convention {
         eof_copy(&["_ZN8Protocol8send_eofEjj"], 3, eof::WITHOUT_THD),
         eof_copy(&["_ZN8Protocol22end_partial_result_setEP3THD"], 0, eof::PARTIAL),
         hook("mysql_error", &["_ZN8Protocol21net_send_error_packetEP3THDjPKcS3_"], 5, NO_ERROR),
+        hook("mysql_describe", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], 0, NO_PARAMETERS),
         at_return("mysql_result_set", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], NO_ROWS),
         // Not Query_cache::send_result_to_client: it would tell an answer out of the cache from other silent successes, which
         // nobody is shown, and two traps for each SELECT of all servers are a high price for it.
@@ -146,7 +148,7 @@ pub static MYSQL: Convention = Convention {
         eof(&["_ZN16Protocol_classic8send_eofEjj"], 3, eof::WITHOUT_THD),
         hook("mysql_error", &["_ZN16Protocol_classic10send_errorEjPKcS1_"], 4, NO_ERROR),
         at_return("mysql_result_set", &["_ZN16Protocol_classic19end_result_metadataEv"], NO_ROWS),
-        statement(&["_ZN16Protocol_classic15store_ps_statusEmjjm"], 2, statement::TOLD),
+        statement(&["_ZN16Protocol_classic15store_ps_statusEmjjm"], 4, statement::TOLD),
         hook("mysql_login", &["_Z15acl_log_connectPKcS0_S0_S0_P3THD19enum_server_command"], 6, NO_USER),
         hook("mysql_connect", CONNECT, 0, NO_PEER),
         hook("mysql_peer", MYSQL_PEER, 3, NO_PEER),

@@ -1,0 +1,229 @@
+//! What prepared statements are executed with: the values that were sent, and those that the server's own log has.
+
+use std::path::Path;
+use std::process::Command;
+
+use ecapture_tests::capture::{Capture, Finished, Modules};
+use ecapture_tests::mariadb::{Mariadb, SERVER};
+use ecapture_tests::mysql::{Client, Value};
+use ecapture_tests::{needs, skip_if};
+use serde_json::json;
+
+fn start(pid: u32, more: &[&str]) -> (Modules, Capture) {
+    let modules = Modules::with(&["mysql"]);
+    let pid = pid.to_string();
+    let capture = Capture::start(&modules, &[&["mysql", "--pid", &pid, "-o", "json"], more].concat());
+    (modules, capture)
+}
+
+fn logging(dir: &Path) -> Mariadb {
+    let log = format!("--general-log-file={}", dir.join("general").display());
+    Mariadb::start_with(&["--general-log", &log, "--log-output=FILE"])
+}
+
+/// What the server's log has of one kind of command, of all connections, in order.
+fn logged(dir: &Path, kind: &str) -> Vec<String> {
+    let text = String::from_utf8_lossy(&std::fs::read(dir.join("general")).unwrap()).into_owned();
+    let entry = |line: &str| {
+        let (_, rest) = line.rsplit_once("\t\t").or_else(|| line.split_once('\t'))?;
+        let (head, text) = rest.split_once('\t')?;
+        let (id, name) = head.trim().split_once(' ')?;
+        (id.parse::<u64>().is_ok() && name == kind).then(|| text.to_owned())
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+fn writable() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    dir
+}
+
+/// Parameters of all executions, and whether they are unknown.
+fn parameters(finished: &Finished) -> Vec<(serde_json::Value, bool)> {
+    let of = |event: &serde_json::Value| {
+        let text = event["db.query.parameters"].as_str().unwrap_or("null");
+        (serde_json::from_str(text).unwrap(), event["ecapture.parameters.unknown"] == true)
+    };
+    finished.named("mysql.execute").map(of).collect()
+}
+
+const DATE: &[u8] = &[4, 0xe8, 7, 2, 29];
+const DATETIME: &[u8] = &[11, 0xe8, 7, 2, 29, 23, 59, 58, 0x40, 0xe2, 1, 0];
+const TIME: &[u8] = &[8, 1, 1, 0, 0, 0, 2, 3, 4];
+
+/// A value, how it is shown, and how the server's log writes it.
+fn all_types() -> Vec<(Value, serde_json::Value, &'static str)> {
+    vec![
+        (Value::raw(1, false, &[0x80]), json!(-128), "-128"),
+        (Value::raw(1, true, &[0xff]), json!(255), "255"),
+        (Value::raw(2, false, &(-2_i16).to_le_bytes()), json!(-2), "-2"),
+        (Value::raw(2, true, &[0xff; 2]), json!(65535), "65535"),
+        (Value::raw(3, false, &(-3_i32).to_le_bytes()), json!(-3), "-3"),
+        (Value::raw(3, true, &[0xff; 4]), json!(4_294_967_295_u32), "4294967295"),
+        (Value::raw(8, false, &i64::MIN.to_le_bytes()), json!(i64::MIN), "-9223372036854775808"),
+        (Value::raw(8, true, &[0xff; 8]), json!(u64::MAX), "18446744073709551615"),
+        (Value::raw(4, false, &1.5_f32.to_le_bytes()), json!(1.5), "1.5"),
+        (Value::raw(5, false, &0.1_f64.to_le_bytes()), json!(0.1), "0.1"),
+        (
+            Value::string(246, b"123456789012345678901234567890.5"),
+            json!("123456789012345678901234567890.5"),
+            "123456789012345678901234567890.5",
+        ),
+        (Value::raw(10, false, DATE), json!("2024-02-29"), "DATE'2024-02-29'"),
+        (Value::raw(12, false, DATETIME), json!("2024-02-29 23:59:58.123456"), "TIMESTAMP'2024-02-29 23:59:58.123456'"),
+        (Value::raw(7, false, &[0]), json!("0000-00-00 00:00:00"), "TIMESTAMP'0000-00-00 00:00:00'"),
+        (Value::raw(11, false, TIME), json!("-26:03:04"), "TIME'-26:03:04'"),
+        (Value::string(253, "it's \"ä\"".as_bytes()), json!("it's \"ä\""), r#"'it\'s \"ä\"'"#),
+        (Value::string(254, b""), json!(""), "''"),
+        (Value::string(252, &[0, 0xff, 0x80]), json!({"hex": "00ff80"}), ""),
+        (Value::null(6), json!(null), "NULL"),
+        (Value::null(3), json!(null), "NULL"),
+    ]
+}
+
+#[test]
+fn values_of_all_types_are_those_that_were_sent() {
+    skip_if!(
+        "values_of_all_types_are_those_that_were_sent",
+        needs::capture(),
+        needs::program(SERVER, "mariadb-server-core")
+    );
+    let dir = writable();
+    let server = logging(dir.path());
+    let mut early = Client::connect(&server.socket()).unwrap();
+    let before = early.prepare(b"select ?").unwrap().unwrap();
+    let (_modules, capture) = start(server.pid(), &[]);
+    let mut expected = Vec::new();
+    let text = |n: usize| json!([n.to_string()]);
+
+    // Prepared before the capture: not known, and said to be so.
+    early.execute_typed(before, &[Value::string(253, b"early")], true).unwrap();
+    expected.push((json!(null), true));
+    let mut client = Client::connect(&server.socket()).unwrap();
+    let types = all_types();
+    for (value, shown, _) in &types {
+        let select = client.prepare(b"select ?").unwrap().unwrap();
+        for typed in [true, false] {
+            let answer = client.execute_typed(select, std::slice::from_ref(value), typed).unwrap();
+            assert_eq!((answer.error, answer.rows), (None, 1), "{value:?}");
+            expected.push((json!([shown]), false));
+        }
+        client.close(select).unwrap();
+    }
+    // All in one.
+    let marks = vec!["?"; types.len()].join(",");
+    let select = client.prepare(format!("select {marks}").as_bytes()).unwrap().unwrap();
+    let values: Vec<Value> = types.iter().map(|(value, ..)| value.clone()).collect();
+    assert_eq!(client.execute_typed(select, &values, true).unwrap().error, None);
+    expected.push((types.iter().map(|(_, shown, _)| shown.clone()).collect(), false));
+
+    // A thousand, whose descriptions do not fit into the server's buffer at once.
+    let marks = vec!["?"; 1000].join(",");
+    let thousand = client.prepare(format!("select {marks}").as_bytes()).unwrap().unwrap();
+    assert_eq!(thousand.parameters, 1000);
+    let values: Vec<_> = (0..1000_u32).map(|n| Value::raw(3, false, &n.to_le_bytes())).collect();
+    assert_eq!(client.execute_typed(thousand, &values, true).unwrap().error, None);
+    expected.push(((0..1000).collect(), false));
+
+    // None at all, with columns and without.
+    for none in [&b"select 1, 2, 3"[..], b"set @a = 1"] {
+        let none = client.prepare(none).unwrap().unwrap();
+        assert_eq!(client.execute_typed(none, &[], false).unwrap().error, None);
+        expected.push((json!(null), false));
+    }
+    // In pieces; after a reset; NULL before and a number behind.
+    let three = client.prepare(b"select ?, ?, ?").unwrap().unwrap();
+    let ends = [Value::null(3), Value::string(252, b""), Value::raw(3, false, &[7, 0, 0, 0])];
+    for piece in [&b"one "[..], b"", b"two ", &[0xff; 3]] {
+        client.send_long(three, 1, piece).unwrap();
+    }
+    let without = [Value::null(3), Value::raw(252, false, b""), ends[2].clone()];
+    client.execute_typed(three, &without, true).unwrap();
+    expected.push((json!([null, {"hex": "6f6e652074776f20ffffff"}, 7]), false));
+    client.send_long(three, 1, b"forgotten").unwrap();
+    client.reset(three).unwrap();
+    client.execute_typed(three, &ends, false).unwrap();
+    expected.push((json!([null, "", 7]), false));
+    client.send_long(three, 1, &vec![b'x'; 300_000]).unwrap();
+    client.execute_typed(three, &without, false).unwrap();
+    expected.push((json!([null, "x".repeat(300_000), 7]), false));
+
+    // MariaDB's way of inserting many rows.
+    client.query(b"create database shop").unwrap();
+    client.query(b"create table shop.t (a int auto_increment primary key, b varchar(20))").unwrap();
+    let insert = client.prepare(b"insert into shop.t values (?, ?)").unwrap().unwrap();
+    let row = |n: i32, b: &[u8]| vec![Value::raw(3, false, &n.to_le_bytes()), Value::string(253, b)];
+    let rows = [row(1, b"x"), row(2, b"y"), vec![Value::raw(3, false, &[3, 0, 0, 0]), Value::null(253)]];
+    assert_eq!(client.bulk_execute(insert, &rows).unwrap().affected, 3);
+    expected.push((json!([[1, "x"], [2, "y"], [3, null]]), false));
+    // The same, one at a time, with the outcome.
+    assert_eq!(client.execute_typed(insert, &[Value::null(3), Value::string(253, b"z")], true).unwrap().affected, 1);
+    expected.push((json!([null, "z"]), false));
+    assert_eq!(client.execute_typed(insert, &row(4, b"again"), true).unwrap().error.unwrap().0, 1062);
+    expected.push((json!([4, "again"]), false));
+    // The connection is given to another user: its statements are gone, the numbers of new ones are not.
+    client.change_user("other", "shop").unwrap();
+    assert!(client.execute_typed(insert, &row(5, b"gone"), true).unwrap().error.is_some());
+    expected.push((json!(null), true));
+    for n in 0..3 {
+        let select = client.prepare(b"select ?").unwrap().unwrap();
+        client.execute(select, &[n.to_string().as_bytes()]).unwrap();
+        expected.push((text(n), false));
+    }
+    client.quit().unwrap();
+
+    let finished = capture.stop();
+    finished.assert_whole();
+    let got = parameters(&finished);
+    assert_eq!(got.len(), expected.len());
+    for (number, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        assert_eq!(got, expected, "execution {number}");
+    }
+    let insert_id = finished.named("mysql.execute").find(|e| e["db.query.parameters"] == "[null,\"z\"]").unwrap();
+    assert_eq!((&insert_id["ecapture.last_insert_id"], &insert_id["ecapture.rows_affected"]), (&json!("4"), &json!(1)));
+
+    // What the server understood.
+    let log = logged(dir.path(), "Execute");
+    let mut lines = log.iter().skip(1);
+    for (value, _, text) in types.iter().filter(|(.., text)| !text.is_empty()) {
+        let want = format!("select {text}");
+        let line = lines.by_ref().find(|line| **line == want);
+        assert!(line.is_some(), "{value:?}: no line {want:?} in the log");
+        assert_eq!(lines.next(), Some(&want), "executed again");
+    }
+    println!("{} executions", expected.len());
+}
+
+/// The statements of a load are those of the server's own log, each as often.
+#[test]
+fn a_load_is_what_the_general_log_says() {
+    skip_if!(
+        "a_load_is_what_the_general_log_says",
+        needs::capture(),
+        needs::program(SERVER, "mariadb-server-core"),
+        needs::program("/usr/bin/mysqlslap", "mariadb-client")
+    );
+    let dir = writable();
+    let server = logging(dir.path());
+    let (_modules, capture) = start(server.pid(), &["--ring-size", "64MiB"]);
+    let output = Command::new("/usr/bin/mysqlslap")
+        .args(["--no-defaults", "--user=test", "--concurrency=16", "--number-of-queries=8000", "--auto-generate-sql"])
+        .arg("--auto-generate-sql-load-type=mixed")
+        .arg(format!("--socket={}", server.socket().display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let finished = capture.stop();
+    finished.assert_whole();
+    let mut captured: Vec<&str> =
+        finished.named("mysql.query").map(|event| event["db.query.text"].as_str().unwrap()).collect();
+    let log = logged(dir.path(), "Query");
+    let mut log: Vec<&str> = log.iter().map(String::as_str).collect();
+    captured.sort_unstable();
+    log.sort_unstable();
+    assert!(captured.len() > 8000, "{}", captured.len());
+    assert_eq!(captured.len(), log.len());
+    assert!(captured == log, "other statements than the server's log has");
+    println!("{} statements; {}", log.len(), finished.end()["ecapture.session.modules"][0]);
+}
