@@ -33,6 +33,7 @@ const NEEDS: &[Need] = &[
         package: "mariadb-server-core",
         why: "is what the demo and the tests capture from",
     },
+    Need { paths: &["/usr/bin/mariadb-slap"], package: "mariadb-client", why: "is a load in the tests" },
     Need { paths: &["/usr/bin/python3"], package: "python3", why: "is captured from through SQLite" },
     Need { paths: &["/usr/bin/sqlite3"], package: "sqlite3", why: "is captured from as well" },
     Need { paths: &["/usr/bin/openssl"], package: "openssl", why: "makes the certificates of the tests" },
@@ -47,7 +48,7 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/brotli"], package: "brotli", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/bin/zstd"], package: "zstd", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
-    Need { paths: &["/bin/zsh", "/usr/bin/zsh"], package: "zsh", why: "reads its completion script in the tests" },
+    Need { paths: &["/bin/zsh", "/usr/bin/zsh"], package: "zsh", why: "is captured from, and reads its completion script" },
     Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
@@ -55,7 +56,6 @@ const NEEDS: &[Need] = &[
 /// Extra for `bench`: the peer, and its load.
 const BENCH_NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" },
-    Need { paths: &["/usr/bin/mariadb-slap"], package: "mariadb-client", why: "is the load in the benchmarks" },
 ];
 
 /// Installs what building, demo and tests need.
