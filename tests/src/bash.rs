@@ -145,6 +145,19 @@ impl Session {
     /// If there is no terminal to be had.
     #[must_use]
     pub fn start(shell: &Bash, prompts: [&str; 2]) -> Self {
+        Self::of(&shell.binary(), &["--norc", "--noprofile", "-i"], |command| {
+            shell.prepare(command);
+            command.env("PS1", prompts[0]).env("PS2", prompts[1]).env("TERM", "dumb").env("INPUTRC", "/dev/null");
+            command.env("HISTFILE", "/dev/null");
+        })
+    }
+
+    /// Starts any shell at a terminal of its own; `prepare` is given the command for user and environment.
+    ///
+    /// # Panics
+    /// If there is no terminal to be had.
+    #[must_use]
+    pub fn of(shell: &Path, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("terminal");
         grantpt(&terminal).expect("terminal");
         unlockpt(&terminal).expect("terminal");
@@ -155,10 +168,8 @@ impl Session {
         let mut command = Command::new("setsid");
         // What was ignored when a shell started stays ignored in what it runs, as SIGINT is in a job in the background.
         command.args(["--ctty", "--wait", "env", "--default-signal"]);
-        command.arg(shell.binary()).args(["--norc", "--noprofile", "-i"]);
-        shell.prepare(&mut command);
-        command.env("PS1", prompts[0]).env("PS2", prompts[1]).env("TERM", "dumb").env("INPUTRC", "/dev/null");
-        command.env("HISTFILE", "/dev/null");
+        command.arg(shell).args(args);
+        prepare(&mut command);
         let process = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("setsid (package util-linux)");
         let terminal = File::from(terminal);
         let mut reader = terminal.try_clone().expect("terminal");

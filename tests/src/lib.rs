@@ -25,3 +25,4 @@ pub mod versions;
 pub mod web;
 pub mod wheels;
 pub mod workload;
+pub mod zsh;

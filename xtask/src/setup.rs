@@ -48,15 +48,18 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/brotli"], package: "brotli", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/bin/zstd"], package: "zstd", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
-    Need { paths: &["/bin/zsh", "/usr/bin/zsh"], package: "zsh", why: "is captured from, and reads its completion script" },
+    Need {
+        paths: &["/bin/zsh", "/usr/bin/zsh"],
+        package: "zsh",
+        why: "is captured from, and reads its completion script",
+    },
     Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
 
 /// Extra for `bench`: the peer, and its load.
-const BENCH_NEEDS: &[Need] = &[
-    Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" },
-];
+const BENCH_NEEDS: &[Need] =
+    &[Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" }];
 
 /// Installs what building, demo and tests need.
 pub fn run() -> Result<()> {

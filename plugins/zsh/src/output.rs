@@ -24,10 +24,13 @@ pub mod column {
     pub const CONTEXT: u16 = 5;
 }
 
-/// Sends one program.
+/// Sends one program, unless there was nothing in it to run (a comment, `zsh -c ''`).
 pub fn emit(finished: &Finished, out: &mut Out<'_>) {
     let open = &finished.open;
     let text = open.text.as_ref();
+    if text.is_some_and(|text| text.bytes.is_empty() && !text.partial) {
+        return;
+    }
     let status = match finished.outcome {
         Outcome::Status(status) => Some(u64::from(status)),
         Outcome::Running | Outcome::Unknown => None,

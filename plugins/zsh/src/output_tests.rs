@@ -46,6 +46,16 @@ fn a_program() {
 }
 
 #[test]
+fn nothing_to_run_is_no_event() {
+    let mut sink = Collected::default();
+    let open = Open { text: Some(Text::default()), ..Open::default() };
+    let finished =
+        Finished { id: Id { process: 7, start_ns: 1 }, open, outcome: Outcome::Status(0), duration_ns: Some(9) };
+    emit(&finished, &mut Out::new(&mut sink));
+    assert!(sink.events.is_empty(), "{:?}", sink.events);
+}
+
+#[test]
 fn what_is_not_known_is_not_there() {
     for (outcome, name) in [(Outcome::Running, "running"), (Outcome::Unknown, "unknown")] {
         let event = sent(Open::default(), outcome);

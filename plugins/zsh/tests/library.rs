@@ -92,9 +92,15 @@ impl EventSink for Count {
     }
 }
 
-/// START (of no code) or END, by the layout that `zsh.h` gives.
+/// START (of the command `a`) or END, by the layout that `zsh.h` gives.
 fn message(kind: u32, start_ns: u64, sp: u64) -> Vec<u8> {
     let mut data = vec![0; 48];
+    if kind == 1 {
+        let words = [1 | 50 << 5, 1, 6 | 1 << 5, u32::from(b'a') << 3 | 2, 0];
+        data[24] = 20;
+        data[32] = 5;
+        data.extend(words.iter().flat_map(|word: &u32| word.to_le_bytes()));
+    }
     data[..4].copy_from_slice(&kind.to_le_bytes());
     data[6..8].copy_from_slice(&[1, 2]);
     data[8..16].copy_from_slice(&start_ns.to_le_bytes());

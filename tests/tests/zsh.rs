@@ -1,0 +1,389 @@
+//! What zsh runs is what is captured: every input with its text and status, in order.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ecapture_tests::capture::{Capture, Modules, read_events, text_bytes};
+use ecapture_tests::zsh::{Ran, SHELL, Zsh, captured, compare, expected};
+use ecapture_tests::{needs, skip_if};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zsh").join(name)
+}
+
+/// A capture of everything that runs this copy of the shell.
+fn start(shell: &Zsh, more: &[&str]) -> (Modules, Capture) {
+    let modules = Modules::with(&["zsh"]);
+    let capture = Capture::start(&modules, &[&["zsh", "-o", "json", "--zsh", &shell.text()], more].concat());
+    (modules, capture)
+}
+
+/// Runs the shell with these arguments under a capture in which nothing is lost; its status, and what it ran.
+fn run(shell: &Zsh, args: &[&str], stdin: Stdio) -> (Option<i32>, Vec<Ran>) {
+    let (_modules, capture) = start(shell, &[]);
+    let mut process = shell.command().args(args).stdin(stdin).spawn().expect("zsh starts");
+    let pid = u64::from(process.id());
+    let status = process.wait().expect("wait");
+    let finished = capture.stop();
+    finished.assert_whole();
+    (status.code(), captured(&finished.events, pid))
+}
+
+fn install(shell: &Zsh, files: &[&str]) {
+    for file in files {
+        std::fs::copy(fixture(file), shell.home().join(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_script_of_over_a_hundred_lines() {
+    skip_if!("a_script_of_over_a_hundred_lines", needs::capture(), needs::program(SHELL, "zsh"));
+    let list = expected(&std::fs::read_to_string(fixture("script.expected")).unwrap());
+    let shell = Zsh::installed();
+    install(&shell, &["script.zsh", "sourced.zsh"]);
+    let (status, ran) = run(&shell, &["script.zsh"], Stdio::null());
+    compare(&list, &ran);
+    assert_eq!(status, Some(6));
+    println!("{} inputs", ran.len());
+}
+
+/// What zsh itself says of the script's inputs, by its hook preexec, and of all functions that come with it.
+#[test]
+fn texts_are_those_that_zsh_itself_gives() {
+    skip_if!("texts_are_those_that_zsh_itself_gives", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    install(&shell, &["script.zsh", "sourced.zsh", "preexec.zsh", "functions.zsh"]);
+    let said = |name: &str| -> Vec<String> {
+        let bytes = std::fs::read(shell.home().join(name)).unwrap();
+        let texts = bytes.strip_suffix(b"\0").unwrap().split(|byte| *byte == 0);
+        texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+    };
+    let both = ["preexec.zsh", "script.zsh"].map(|file| std::fs::read_to_string(shell.home().join(file)).unwrap());
+    std::fs::write(shell.home().join("both.zsh"), both.concat()).unwrap();
+    let (_, ran) = run(&shell, &["both.zsh"], Stdio::null());
+    let top: Vec<String> = ran
+        .iter()
+        .filter(|ran| ran.context == "toplevel")
+        .map(|ran| String::from_utf8_lossy(&ran.text).into_owned())
+        .collect();
+    let hook = said("said");
+    assert!(hook.len() > 70, "{}", hook.len());
+    // The definition of the hook comes before the hook. A space at the very end is not kept.
+    for (captured, said) in top[1..].iter().zip(&hook) {
+        assert_eq!(captured, said.strip_suffix(' ').filter(|_| said.contains('=')).unwrap_or(said));
+    }
+    assert_eq!(top.len(), hook.len() + 1);
+
+    let (_modules, capture) = start(&shell, &["--ring-size", "64MiB"]);
+    let mut process = shell.command().arg("functions.zsh").spawn().unwrap();
+    let pid = u64::from(process.id());
+    assert!(process.wait().unwrap().code().is_some());
+    let finished = capture.stop();
+    finished.assert_whole();
+    let evaluated: Vec<Ran> = captured(&finished.events, pid).into_iter().filter(|ran| ran.context == "eval").collect();
+    let texts = said("texts");
+    assert!(texts.len() > 500, "{}", texts.len());
+    for (number, (ran, text)) in evaluated.iter().zip(&texts).enumerate() {
+        let own = String::from_utf8_lossy(&ran.text);
+        let same = own.lines().zip(text.lines()).find(|(own, zsh)| own != zsh);
+        assert!(own == *text, "function {number}: captured, zsh's: {same:?}, lengths {} {}", own.len(), text.len());
+    }
+    assert_eq!(evaluated.len(), texts.len());
+    println!("{} inputs, {} functions of {} bytes", top.len(), texts.len(), texts.concat().len());
+}
+
+#[test]
+fn command_strings_and_standard_input() {
+    skip_if!("command_strings_and_standard_input", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    let cmd = |status: &str, text: &str| Ran::new(status, "cmdarg", text);
+    for (script, code, expected) in [
+        ("true", 0, vec![cmd("0", "true")]),
+        ("cd /; false", 1, vec![cmd("1", "cd /\nfalse")]),
+        // The shell itself becomes the program.
+        ("/bin/sh -c 'exit 4'", 4, vec![cmd("4", "/bin/sh -c 'exit 4'")]),
+        ("exec /bin/sh -c 'exit 5'", 5, vec![cmd("5", "exec /bin/sh -c 'exit 5'")]),
+        ("exec /no/such/program", 127, vec![cmd("127", "exec /no/such/program")]),
+        ("f() { exit 9 }; f; echo never", 9, vec![cmd("9", "f () {\n\texit 9\n}\nf\necho never")]),
+        ("eval 'exit 3'", 3, vec![cmd("3", "eval 'exit 3'"), Ran::new("3", "eval", "exit 3")]),
+        ("set -e; false; true", 1, vec![cmd("1", "set -e\nfalse\ntrue")]),
+        // Nothing is run of what cannot be parsed.
+        ("echo 'never", 1, vec![]),
+        ("if true", 1, vec![]),
+        ("", 0, vec![]),
+        ("# a comment", 0, vec![]),
+    ] {
+        let (status, ran) = run(&shell, &["-c", script], Stdio::null());
+        compare(&expected, &ran);
+        if !script.starts_with(['e', 'i', '#']) {
+            assert_eq!(status, Some(code), "{script}");
+        }
+    }
+    // Killed: as the shell that waits for it would say.
+    let (status, ran) = run(&shell, &["-c", "kill -KILL $$"], Stdio::null());
+    compare(&[cmd("137", "kill -KILL $$")], &ran);
+    assert_eq!(status, None);
+
+    std::fs::write(shell.home().join("stdin"), "read line\nthat is read\necho \"$line\"\nexit 3\n").unwrap();
+    let stdin = std::fs::File::open(shell.home().join("stdin")).unwrap();
+    let (status, ran) = run(&shell, &[], stdin.into());
+    let top = |status: &str, text: &str| Ran::new(status, "toplevel", text);
+    compare(&[top("0", "read line"), top("0", "echo \"$line\""), top("3", "exit 3")], &ran);
+    assert_eq!(status, Some(3));
+}
+
+#[test]
+fn compiled_files_are_shown_as_well() {
+    skip_if!("compiled_files_are_shown_as_well", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    std::fs::write(shell.home().join("lib.zsh"), "echo one\nf() { [[ $1 == (a|b)* ]] && echo two }\nf a\n").unwrap();
+    for option in ["", "-M", "-R"] {
+        let script = format!("zcompile {option} lib.zsh; . ./lib.zsh");
+        let (_, ran) = run(&shell, &["-c", script.trim()], Stdio::null());
+        let text = "echo one\nf () {\n\t[[ $1 == (a|b)* ]] && echo two\n}\nf a";
+        assert!(ran.contains(&Ran::new("0", "filecode", text)), "{option}: {ran:?}");
+    }
+}
+
+#[test]
+fn functions_nest_deeper_than_the_kernel_follows_returns() {
+    skip_if!("functions_nest_deeper_than_the_kernel_follows_returns", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    let script =
+        "f() {\n  if (( $1 )); then f $(($1 - 1)); return $(($1 % 256)); fi\n  eval 'false || : bottom'\n}\nf 150\n:\n";
+    std::fs::write(shell.home().join("script"), script).unwrap();
+    let (_, ran) = run(&shell, &["script"], Stdio::null());
+    let top = |status: &str, text: &str| Ran::new(status, "toplevel", text);
+    compare(&[top("150", "f 150"), Ran::new("0", "eval", "false || : bottom"), top("0", ":")], &ran[1..]);
+
+    // Inputs inside one another, more than are followed: it says so, and goes on.
+    let script = "g() { if (( $1 )); then eval \"g $(($1 - 1))\"; fi }\ng 100\n:\n";
+    std::fs::write(shell.home().join("script"), script).unwrap();
+    let (_modules, capture) = start(&shell, &[]);
+    let mut process = shell.command().arg("script").spawn().unwrap();
+    let pid = u64::from(process.id());
+    process.wait().unwrap();
+    let finished = capture.stop();
+    let totals = &finished.end()["ecapture.session.modules"][0];
+    let ran = captured(&finished.events, pid);
+    let unknown = ran.iter().filter(|ran| ran.status == "unknown").count();
+    assert_eq!((totals["state_full"].as_u64(), &totals["lost"]), (Some(37), &0.into()), "{totals}");
+    assert_eq!((unknown, ran.len()), (37, 103), "{ran:#?}");
+    assert_eq!(ran.last(), Some(&top("0", ":")));
+}
+
+#[test]
+fn twenty_thousand_inputs_and_one_of_a_mebibyte() {
+    skip_if!("twenty_thousand_inputs_and_one_of_a_mebibyte", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    let script = "for ((i = 0; i < 20000; i++)) { eval \": $i\" }";
+    let (_modules, capture) = start(&shell, &["--ring-size", "64MiB"]);
+    let mut process = shell.command().args(["-c", script]).spawn().unwrap();
+    let pid = u64::from(process.id());
+    process.wait().unwrap();
+    let finished = capture.stop();
+    finished.assert_whole();
+    let ran = captured(&finished.events, pid);
+    let texts: Vec<String> = ran.iter().map(|ran| String::from_utf8_lossy(&ran.text).into_owned()).collect();
+    assert_eq!(texts.len(), 20_001);
+    for (number, text) in texts[1..].iter().enumerate() {
+        assert_eq!(*text, format!(": {number}"));
+    }
+
+    // All bytes but NUL, in quotes.
+    let mut line = b": '".to_vec();
+    let bytes: Vec<u8> = (1..=255).filter(|byte| *byte != b'\'').collect();
+    while line.len() < 900_000 {
+        line.extend(&bytes);
+    }
+    line.push(b'\'');
+    std::fs::write(shell.home().join("script"), [&line[..], b"\n"].concat()).unwrap();
+    let (_, ran) = run(&shell, &["script"], Stdio::null());
+    assert_eq!(ran.len(), 1);
+    assert!(ran[0].text == line, "{} bytes of {}", ran[0].text.len(), line.len());
+
+    // Longer than is shown: cut, and said to be.
+    let line = [b": '".to_vec(), vec![b'x'; 3 << 20], b"'\n:\n".to_vec()].concat();
+    std::fs::write(shell.home().join("script"), line).unwrap();
+    let (_modules, capture) = start(&shell, &[]);
+    assert!(shell.command().arg("script").status().unwrap().success());
+    let finished = capture.stop();
+    assert_eq!(finished.end()["ecapture.session.modules"][0]["cut"], 1);
+    let cut = finished.named("zsh.command").find(|event| event["ecapture.truncated_bytes"].as_u64() > Some(0));
+    let cut = cut.expect("one that is cut");
+    assert!(cut["ecapture.truncated_bytes"].as_u64() > Some(2 << 20), "{}", cut["ecapture.truncated_bytes"]);
+    assert_eq!(cut["process.exit.code"], 0);
+}
+
+#[test]
+fn only_the_processes_and_users_asked_for() {
+    skip_if!("only_the_processes_and_users_asked_for", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    // A shell that runs before the capture begins, and waits for a line.
+    let mut command = shell.command();
+    let mut running =
+        command.args(["-c", "while read line; do eval \"$line\"; done"]).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = running.id().to_string();
+    for (more, seen) in [(&["--pid", &pid][..], true), (&["--uid", "65534"], true), (&["--uid", "0"], false)] {
+        let (_modules, mut capture) = start(&shell, more);
+        let mut stdin = running.stdin.as_ref().unwrap();
+        std::io::Write::write_all(&mut stdin, b"(eval false)\n").unwrap();
+        if seen {
+            for text in ["false", "(\n\teval false\n)"] {
+                capture.wait_for(text, Duration::from_secs(20), |event| event["ecapture.command.text"] == text);
+            }
+        } else {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        assert!(shell.command().args(["-c", ": other"]).status().unwrap().success());
+        let finished = capture.stop();
+        finished.assert_whole();
+        let has = |text: &str| finished.named("zsh.command").any(|event| event["ecapture.command.text"] == text);
+        assert_eq!((has("false"), has(": other")), (seen, seen && more[0] == "--uid"), "{more:?}");
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+#[test]
+fn a_session_at_a_terminal() {
+    skip_if!("a_session_at_a_terminal", needs::capture(), needs::program(SHELL, "zsh"));
+    const PROMPT: &str = "ready> ";
+    const MORE: &str = "more> ";
+    let shell = Zsh::installed();
+    let (_modules, capture) = start(&shell, &[]);
+    let mut session = shell.session([PROMPT, MORE]);
+    session.wait_for(PROMPT);
+    session.line("echo typed 'and quoted'", PROMPT);
+    for line in ["for word in a b", "do"] {
+        session.line(line, MORE);
+    }
+    session.line("  echo \"$word\"", MORE);
+    session.line("done", PROMPT);
+    session.line("/bin/false | cat", PROMPT);
+    session.line("cat << END", MORE);
+    session.line("a here-document", MORE);
+    session.line("END", PROMPT);
+    // History: what is typed is not what runs.
+    session.line("!echo", PROMPT);
+    // Edited away and typed anew; an error; nothing.
+    session.press(b"echo never run\x15echo run\r");
+    session.wait_for("\n");
+    session.wait_for(PROMPT);
+    session.line("echo )", PROMPT);
+    session.line("", PROMPT);
+    // A widget and completion evaluate for themselves.
+    session.line("w() { eval ': inside a widget' }; zle -N w; bindkey '^Xw' w", PROMPT);
+    session.press(b"echo wi\x18wdget\r");
+    session.wait_for("\n");
+    session.wait_for(PROMPT);
+    // Interrupted, stopped and killed.
+    session.press(b"/bin/sleep 60\r");
+    session.wait_until_runs("sleep");
+    session.press(b"\x03");
+    session.wait_for(PROMPT);
+    session.press(b"/bin/sleep 61\r");
+    session.wait_until_runs("sleep");
+    session.press(b"\x1a");
+    session.wait_for(PROMPT);
+    session.line("kill %1; wait %1", PROMPT);
+    // Given up half-way: neither a line nor a command.
+    session.press(b"never run");
+    session.wait_for("never run");
+    session.wait_until_idle();
+    session.press(b"\x03");
+    session.wait_for(PROMPT);
+    session.press(b"exit 3\r");
+    assert_eq!(session.wait().code(), Some(3));
+    let finished = capture.stop();
+    finished.assert_whole();
+
+    let pid = finished.named("zsh.command").last().unwrap()["ecapture.shell.pid"].as_u64().unwrap();
+    let top = |status: &str, text: &str| Ran::new(status, "toplevel", text);
+    let expected = [
+        top("0", "echo typed 'and quoted'"),
+        top("0", "for word in a b\ndo\n\techo \"$word\"\ndone"),
+        top("0", "/bin/false | cat"),
+        top("0", "cat <<END\na here-document\nEND"),
+        top("0", "echo typed 'and quoted'"),
+        top("0", "echo run"),
+        top("0", "w () {\n\teval ': inside a widget'\n}\nzle -N w\nbindkey '^Xw' w"),
+        top("0", "echo widget"),
+        top("130", "/bin/sleep 60"),
+        top("148", "/bin/sleep 61"),
+        top("143", "kill %1\nwait %1"),
+        top("3", "exit 3"),
+    ];
+    compare(&expected, &captured(&finished.events, pid));
+}
+
+#[test]
+fn a_shell_that_is_none_is_refused_with_what_to_do() {
+    skip_if!("a_shell_that_is_none_is_refused_with_what_to_do", needs::capture());
+    let output = Modules::with(&["zsh"]).run(&["zsh", "--zsh", "/bin/true", "--duration", "1s"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for word in ["E-DETECT", "no zsh", "execode", "zsh-static", "--zsh"] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+}
+
+/// Commands of the document, without the prompt.
+fn documented() -> Vec<String> {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modules/zsh.md");
+    let text = std::fs::read_to_string(document).unwrap();
+    let block = text.split("```console").nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned();
+    block.lines().filter_map(|line| line.strip_prefix("# ecapture ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_commands_of_the_document() {
+    skip_if!("the_commands_of_the_document", needs::capture(), needs::program(SHELL, "zsh"));
+    let shell = Zsh::installed();
+    // A shell that runs something now and then.
+    let mut command = shell.command();
+    let mut running = command.args(["-c", "while :; do eval '/bin/sleep 0.1'; done"]).spawn().expect("zsh starts");
+    let commands = documented();
+    assert_eq!(commands.len(), 5);
+    let (binary, pid) = (shell.text(), running.id().to_string());
+    let out = shell.home().join("commands.jsonl");
+    for line in commands {
+        // The private copy stands for the shell of the system; one event, or one second, for a capture without an end.
+        let mut words: Vec<&str> = line.split(' ').collect();
+        for word in &mut words {
+            *word = match *word {
+                "4711" => &pid,
+                "1000" => "65534",
+                "commands.jsonl" => out.to_str().unwrap(),
+                "10s" => "1s",
+                "/bin/zsh" => &binary,
+                other => other,
+            };
+        }
+        let captures = words[0] == "zsh";
+        if captures && !words.contains(&"--zsh") && !words.contains(&"--pid") {
+            words.extend(["--zsh", &binary]);
+        }
+        if captures && !words.contains(&"--count") && !words.contains(&"--duration") {
+            words.extend(["--count", "1"]);
+        }
+        let output = Modules::with(&["zsh"]).run(&words);
+        let (said, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(0), "{line}: {said}");
+        if line.contains("-w ") {
+            let events = read_events(&out);
+            let has = events.iter().any(|event| text_of(event) == b"/bin/sleep 0.1");
+            assert!(has, "{line}: {events:?}");
+        } else {
+            let what = if captures { "ok 0 " } else { "execode" };
+            assert!(shown.contains(what), "{line}: {shown}");
+        }
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+fn text_of(event: &serde_json::Value) -> Vec<u8> {
+    if event.get("ecapture.command.text").is_some() { text_bytes(event, "ecapture.command.text") } else { Vec::new() }
+}
