@@ -14,6 +14,7 @@ use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::Client;
 use ecapture_tests::server::{MARIADB_11_8, MYSQL_9_7, Server};
 use ecapture_tests::tls::{self, Library};
+use ecapture_tests::zsh::Zsh;
 
 fn golden(module: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(module)
@@ -84,6 +85,40 @@ fn openssl() {
         record_openssl();
     }
     compare("openssl");
+}
+
+#[test]
+fn zsh() {
+    if bless().as_deref() == Some("record") && !golden("zsh").join("zsh-5.9.ecaprec").exists() {
+        record_zsh();
+    }
+    compare("zsh");
+}
+
+/// The script of the tests, what it leaves out, and the ways to start a shell.
+fn record_zsh() {
+    std::fs::create_dir_all(golden("zsh")).unwrap();
+    let recording = golden("zsh").join("zsh-5.9.ecaprec");
+    let (modules, shell) = (Modules::with(&["zsh"]), Zsh::installed());
+    for file in ["script.zsh", "sourced.zsh"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zsh").join(file);
+        std::fs::copy(fixture, shell.home().join(file)).unwrap();
+    }
+    let binary = shell.text();
+    let args = ["zsh", "--zsh", &binary, "-o", "none", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    let _status = shell.command().arg("script.zsh").status().unwrap();
+    for script in [
+        "/bin/sh -c 'exit 4'",
+        "exec /bin/false",
+        "kill -KILL $$",
+        "zcompile sourced.zsh; . ./sourced.zsh",
+        ": \u{fc} *~x#",
+    ] {
+        let _status = shell.command().args(["-c", script]).status().unwrap();
+    }
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
 }
 
 /// Every way to read and write, short and long, with and without a socket.

@@ -1,10 +1,11 @@
 //! What zsh runs is what is captured: every input with its text and status, in order.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Modules, read_events, text_bytes};
+use ecapture_tests::suites::Suite;
 use ecapture_tests::zsh::{Ran, SHELL, Zsh, captured, compare, expected};
 use ecapture_tests::{needs, skip_if};
 
@@ -45,6 +46,37 @@ fn a_script_of_over_a_hundred_lines() {
     let (status, ran) = run(&shell, &["script.zsh"], Stdio::null());
     compare(&list, &ran);
     assert_eq!(status, Some(6));
+    println!("{} inputs", ran.len());
+}
+
+/// The same with zsh 5.8, of Debian 11: its code has another form.
+#[test]
+fn the_script_in_zsh_5_8() {
+    skip_if!("the_script_in_zsh_5_8", needs::capture());
+    let root = match Suite::Bullseye.root(&["zsh"]) {
+        Ok(root) => root,
+        Err(reason) => {
+            skip_if!("the_script_in_zsh_5_8", Some(reason));
+            return;
+        }
+    };
+    // It runs with the libraries of this machine; its own modules it must be told of.
+    let shell = Zsh::of(&root.path().join("bin/zsh"));
+    let modules = root.path().join("usr/lib/x86_64-linux-gnu/zsh/5.8/zsh");
+    let copied = Command::new("cp").arg("-r").arg(modules).arg(shell.home().join("zsh")).status().unwrap();
+    assert!(copied.success());
+    install(&shell, &["script.zsh", "sourced.zsh"]);
+    let first = format!("module_path=({})", shell.home().display());
+    let script = std::fs::read_to_string(fixture("script.zsh")).unwrap();
+    std::fs::write(shell.home().join("script.zsh"), format!("{first}\n{script}")).unwrap();
+    let mut list = expected(&std::fs::read_to_string(fixture("script.expected")).unwrap());
+    list.insert(0, Ran::new("0", "toplevel", &first));
+    let (status, ran) = run(&shell, &["script.zsh"], Stdio::null());
+    compare(&list, &ran);
+    assert_eq!(status, Some(6));
+    let plan = Modules::with(&["zsh"]).run(&["module", "plan", "zsh", "--target", &shell.text()]);
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(plan.contains("zsh 5.8") && !plan.contains("no function"), "{plan}");
     println!("{} inputs", ran.len());
 }
 
