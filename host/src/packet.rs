@@ -2,6 +2,11 @@
 //!
 //! The types that the two halves share: whoever reads frames (from the kernel's ring) makes [`Packet`]s, whoever writes them
 //! (pcapng) knows nothing of where they came from. No module sees a packet.
+//!
+//! Between the two: [`filter`] (a tcpdump expression) and [`order`] (packets wait for the secrets that they need).
+
+pub mod filter;
+pub mod order;
 
 /// Which way a frame went, seen from this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,4 +56,30 @@ pub struct Packet<'a> {
     pub owner: Option<Owner>,
     /// The frame from its link header on.
     pub data: &'a [u8],
+}
+
+/// A frame on its way to the outputs, with everything that is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The frame.
+    pub packet: &'a Packet<'a>,
+    /// Its interface.
+    pub interface: &'a Interface,
+    /// When it passed, ns since 1970.
+    pub wall_ns: u64,
+    /// Id of the container that its owner's control group belongs to.
+    pub container: Option<&'a str>,
+}
+
+/// What came of an interface's frames, from the beginning of the capture on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceTotals {
+    /// The interface.
+    pub interface: Interface,
+    /// Frames that the kernel's program saw and that were wanted there (process filters).
+    pub received: u64,
+    /// Of these, those for which the ring had no room.
+    pub dropped: u64,
+    /// Of these, those that the packet filter left out.
+    pub filtered: u64,
 }

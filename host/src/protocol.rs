@@ -201,6 +201,9 @@ pub struct Session {
     pub kernel: String,
     /// Version of this program.
     pub version: String,
+    /// The command that began the run, for people.
+    #[serde(default)]
+    pub command: String,
 }
 
 /// One module as the collector sees it.

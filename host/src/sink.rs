@@ -1,4 +1,4 @@
-//! Where events go: text, hex dump, JSON Lines, a key log, or nowhere but into the counts.
+//! Where events go: text, hex dump, JSON Lines, a key log, a capture file, or nowhere but into the counts.
 //!
 //! A [`Render`] turns events into bytes and knows nothing of files; an [`output::Output`] brings bytes to an open file
 //! descriptor and knows nothing of events but their number; a [`set::SinkSet`] is all outputs of a run. Files are
@@ -14,6 +14,7 @@ pub mod hex;
 pub mod json;
 pub mod keylog;
 pub mod output;
+pub mod pcapng;
 pub mod queue;
 pub mod recording;
 pub mod rotate;

@@ -75,7 +75,12 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
         identity,
         modules: vec![source(module, &config, &header, number, late)],
         outputs: collector_outputs(&outputs, options.format, options.multiline, options.bodies),
-        session: Session { host: header.host.clone(), kernel: header.kernel.clone(), version: header.version.clone() },
+        session: Session {
+            host: header.host.clone(),
+            kernel: header.kernel.clone(),
+            version: header.version.clone(),
+            command: String::new(),
+        },
         count: None,
         streams: options.streams.clone(),
         replay: Some(ReplayClock { monotonic_ns: header.monotonic_ns, wall_ns: header.wall_ns }),

@@ -124,7 +124,12 @@ impl<'a> Bench<'a> {
                 rotate: None,
                 bodies: Bodies::None,
             }],
-            session: Session { host: String::new(), kernel: String::new(), version: String::new() },
+            session: Session {
+                host: String::new(),
+                kernel: String::new(),
+                version: String::new(),
+                command: String::new(),
+            },
             count: None,
             streams: StreamOptions::default(),
             replay: Some(ReplayClock { monotonic_ns: 0, wall_ns: 0 }),

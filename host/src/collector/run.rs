@@ -105,6 +105,7 @@ fn start(broker: u32) -> Result<Collector, String> {
         host: start.session.host,
         arch: std::env::consts::ARCH.into(),
         kernel: start.session.kernel,
+        command: start.session.command,
         modules,
         segment: None,
     });

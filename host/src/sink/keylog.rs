@@ -22,7 +22,7 @@ pub struct Keylog {
 
 /// The last lines, each as two numbers: what only looks like another one is so by one chance in 2^128.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     seeds: [RandomState; 2],
     known: HashSet<[u64; 2]>,
     order: VecDeque<[u64; 2]>,
@@ -30,7 +30,7 @@ struct Written {
 
 impl Written {
     /// Whether this line is not one of the last.
-    fn is_new(&mut self, line: &[u8]) -> bool {
+    pub(super) fn is_new(&mut self, line: &[u8]) -> bool {
         let mark = [self.seeds[0].hash_one(line), self.seeds[1].hash_one(line)];
         if !self.known.insert(mark) {
             return false;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
+use crate::packet::Frame;
 
 use super::fd::Destination;
 use super::queue::{NO_MODULE, Queue};
@@ -275,19 +276,37 @@ impl Output {
     /// Takes an event if all that was taken stays below `limit` bytes with it. False: it does not, nothing has changed, and
     /// there was an event before. A first event is always taken; one that is lost takes no room.
     pub fn event_within(&mut self, event: &Event<'_>, limit: u64) -> bool {
+        self.within(event.schema.module(), event.wall_ns, limit, |render, out| render.event(event, out))
+    }
+
+    /// The same of a frame, which counts for `module`.
+    pub fn packet_within(&mut self, module: &Arc<str>, frame: &Frame<'_>, limit: u64) -> bool {
+        self.within(module, frame.wall_ns, limit, |render, out| render.packet(frame, out))
+    }
+
+    fn within(
+        &mut self,
+        module: &Arc<str>,
+        wall_ns: u64,
+        limit: u64,
+        render: impl FnOnce(&mut dyn Render, &mut Vec<u8>),
+    ) -> bool {
         if self.state == State::Ended {
             self.after_end += 1;
             return true;
         }
-        let module = self.number_of(event.schema.module());
+        let module = self.number_of(module);
         if !self.has_room() {
-            self.lose(module, event.wall_ns);
+            self.lose(module, wall_ns);
             return true;
         }
         self.put_gap();
-        let bytes = self.queue.push(module, |out| self.render.event(event, out)) as u64;
+        let bytes = self.queue.push(module, |out| render(&mut *self.render, out)) as u64;
         if self.taken > 0 && self.bytes.saturating_add(bytes) > limit {
-            self.queue.take_back();
+            if bytes > 0 {
+                self.queue.take_back();
+            }
+            self.render.taken_back();
             return false;
         }
         self.taken += 1;
@@ -329,6 +348,10 @@ impl Output {
 impl Sink for Output {
     fn event(&mut self, event: &Event<'_>) {
         self.event_within(event, u64::MAX);
+    }
+
+    fn packet(&mut self, module: &Arc<str>, frame: &Frame<'_>) {
+        self.packet_within(module, frame, u64::MAX);
     }
 
     fn session_start(&mut self, start: &SessionStart) {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
+use crate::packet::Frame;
 
 use super::fd::{Destination, FdDestination, Sharing};
 use super::output::{Limits, Output};
@@ -227,25 +228,36 @@ impl Rotating {
     }
 }
 
-impl Sink for Rotating {
-    fn event(&mut self, event: &Event<'_>) {
+impl Rotating {
+    /// Gives the current file something of this time, or the next one. `take`: as [`Output::event_within`].
+    fn put(&mut self, wall_ns: u64, take: impl Fn(&mut Output, u64) -> bool) {
         if self.is_due() && self.may_turn() {
             self.turn();
         }
-        self.begin(event.wall_ns);
+        self.begin(wall_ns);
         if self.current.output.taken() == 0 {
             self.opened = Instant::now();
         }
         let limit = self.rotate.size.map_or(u64::MAX, |size| size.saturating_sub(RESERVE));
-        if !self.current.output.event_within(event, limit) {
+        if !take(&mut self.current.output, limit) {
             if self.may_turn() {
                 self.turn();
-                self.begin(event.wall_ns);
+                self.begin(wall_ns);
                 self.opened = Instant::now();
             }
-            self.current.output.event(event);
+            take(&mut self.current.output, u64::MAX);
         }
-        self.last_ns = event.wall_ns;
+        self.last_ns = wall_ns;
+    }
+}
+
+impl Sink for Rotating {
+    fn event(&mut self, event: &Event<'_>) {
+        self.put(event.wall_ns, |output, limit| output.event_within(event, limit));
+    }
+
+    fn packet(&mut self, module: &Arc<str>, frame: &Frame<'_>) {
+        self.put(frame.wall_ns, |output, limit| output.packet_within(module, frame, limit));
     }
 
     fn session_start(&mut self, start: &SessionStart) {

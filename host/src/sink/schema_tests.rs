@@ -115,6 +115,7 @@ fn exchanges_are_as_published() {
 fn session_lines_and_gaps_are_as_published() {
     let module = SessionModule { name: "mysql".into(), version: "0.1.0".into(), tainted: true };
     let start = SessionStart {
+        command: String::new(),
         host: "a\"b\n".into(),
         modules: vec![module.clone(), module],
         segment: Some(2),

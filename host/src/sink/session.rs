@@ -1,12 +1,17 @@
 //! What a sink has to say beside events: the session's first and last line and gaps; and the trait of all formats.
 
 use crate::event::{Event, Summary};
+use crate::packet::Frame;
 
 /// How a format turns things into bytes. Appends whole lines to `out` and never fails: what can fail is bringing them
 /// away, which is [`super::output`]'s business and the same for all formats.
 pub trait Render: Send {
     /// One event.
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
+    /// A frame of an interface; nothing in formats that have none.
+    fn packet(&mut self, _frame: &Frame<'_>, _out: &mut Vec<u8>) {}
+    /// What the last call wrote has been taken out again, and is not in this file.
+    fn taken_back(&mut self) {}
     /// The first line; nothing in formats that have none.
     fn session_start(&mut self, start: &SessionStart, out: &mut Vec<u8>);
     /// The last line of a file that another one follows; nothing in formats that have none.
@@ -30,6 +35,8 @@ pub struct SessionStart {
     pub arch: String,
     /// Kernel release.
     pub kernel: String,
+    /// The command that began the session.
+    pub command: String,
     /// The modules of the run.
     pub modules: Vec<SessionModule>,
     /// Number of this file, if the output is rotated.

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::event::{Event, Summary};
+use crate::packet::{Frame, InterfaceTotals};
 use crate::protocol::KernelTotals;
 use crate::stream::options::Bodies;
 
@@ -23,6 +24,7 @@ use super::hex::Hex;
 use super::json::Json;
 use super::keylog::Keylog;
 use super::output::{Limits, Output};
+use super::pcapng::Pcapng;
 use super::recording::Recording;
 use super::rotate::{Rotate, Rotating};
 use super::session::{Render, SessionEnd, SessionStart};
@@ -37,6 +39,10 @@ const ROUND: Duration = Duration::from_millis(20);
 pub trait Sink: Send {
     /// Takes an event.
     fn event(&mut self, event: &Event<'_>);
+    /// Takes a frame of an interface; in reports it counts for `module`.
+    fn packet(&mut self, _module: &Arc<str>, _frame: &Frame<'_>) {}
+    /// Takes what came of the interfaces' frames, before the last line.
+    fn interfaces(&mut self, _totals: &[InterfaceTotals]) {}
     /// Takes a raw record of a module: its name and number in the run, where the record ended in the ring, its bytes.
     fn record(&mut self, _name: &Arc<str>, _module: u8, _end: u64, _bytes: &[u8]) {}
     /// Takes the path of a target file that came after the run began, by its number in its module's.
@@ -122,6 +128,8 @@ pub enum Format {
     None,
     /// Secrets of TLS connections, as Wireshark reads them.
     Keylog,
+    /// Frames of interfaces, with the secrets of TLS connections.
+    Pcapng,
     /// Raw records: `--record`, not one of `-o`.
     Recording,
 }
@@ -136,6 +144,7 @@ impl Format {
             "har" => Self::Har,
             "none" => Self::None,
             "keylog" => Self::Keylog,
+            "pcapng" => Self::Pcapng,
             _ => return None,
         })
     }
@@ -209,6 +218,16 @@ impl SinkSet {
     /// Gives an event to every output.
     pub fn event(&mut self, event: &Event<'_>) {
         self.sinks.iter_mut().for_each(|sink| sink.event(event));
+    }
+
+    /// Gives a frame to every output; in reports it counts for `module`.
+    pub fn packet(&mut self, module: &Arc<str>, frame: &Frame<'_>) {
+        self.sinks.iter_mut().for_each(|sink| sink.packet(module, frame));
+    }
+
+    /// Tells every output what came of the interfaces' frames.
+    pub fn interfaces(&mut self, totals: &[InterfaceTotals]) {
+        self.sinks.iter_mut().for_each(|sink| sink.interfaces(totals));
     }
 
     /// Gives a raw record to every output.
@@ -328,6 +347,7 @@ fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
     let fd = spec.fd.ok_or_else(missing)?;
     let render: fn(TextOptions) -> Box<dyn Render> = match format {
         Format::None => return Ok(Box::new(Count::new(&name))),
+        Format::Pcapng => return Ok(Box::new(Pcapng::new(&name, fd, shared, quiet_end, rotate)?)),
         Format::Har => return Ok(Box::new(Har::new(&name, bodies, fd, shared, quiet_end)?)),
         Format::Recording => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
         Format::Text => |text| Box::new(Text::new(text)),
@@ -435,7 +455,7 @@ mod tests {
         let mut spec = spec("x", Format::Text, tempfile::tempfile().unwrap(), false);
         spec.fd = None;
         assert!(SinkSet::new(vec![spec]).is_err());
-        for format in ["text", "json", "hex", "none", "keylog"] {
+        for format in ["text", "json", "hex", "none", "keylog", "pcapng"] {
             let parsed = Format::from_name(format).unwrap();
             assert_eq!(serde_json::to_string(&parsed).unwrap(), format!("\"{format}\""));
         }

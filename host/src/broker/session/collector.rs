@@ -62,6 +62,7 @@ pub fn start_collector(
             host: watch::host_name(),
             kernel: kernel_release.into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
         },
         count: options.count,
         streams: options.streams.clone(),
