@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 fn main() {
-    ecapture_ebpf::build_or_exit(ecapture_ebpf::source_dir().join("core.bpf.c"));
+    for object in ["core.bpf.c", "packets.bpf.c"] {
+        ecapture_ebpf::build_or_exit(ecapture_ebpf::source_dir().join(object));
+    }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     let host = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let top = host.parent().expect("the workspace");

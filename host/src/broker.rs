@@ -7,6 +7,7 @@ mod channel;
 mod filters;
 mod localtime;
 mod outputs;
+mod packets;
 mod plan;
 mod policy;
 mod prepare;
@@ -14,6 +15,7 @@ pub mod replay;
 mod rotation;
 mod session;
 mod sift;
+mod sockets;
 mod watch;
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
-pub use options::{ModuleOptions, Rotation, RunOptions, is_har};
+pub use options::{ModuleOptions, PacketOptions, Rotation, RunOptions, is_har};
 use settings::Settings;
 
 /// Runs the program as a user started it.

@@ -5,6 +5,7 @@ mod exchanges;
 mod mail;
 mod merge;
 mod out;
+mod packets;
 mod run;
 mod source;
 mod streams;

@@ -8,6 +8,13 @@
 pub mod filter;
 pub mod order;
 
+pub mod clsact;
+pub mod netlink;
+pub mod reader;
+pub mod record;
+
+use serde::{Deserialize, Serialize};
+
 /// Which way a frame went, seen from this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -31,7 +38,7 @@ pub struct Owner {
 }
 
 /// An interface, as it was when its first frame was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// The kernel's number of it.
     pub index: u32,

@@ -8,7 +8,8 @@ pub mod control;
 use ecapture_plugin_api::plan::{Config, Configured, Detected};
 use serde::{Deserialize, Serialize};
 
-use crate::event::ModuleTotals;
+use crate::event::{ModuleTotals, PacketTotals};
+use crate::packet::Interface;
 use crate::sandbox::BoundaryReport;
 use crate::scout::{ScoutAnswer, ScoutRequest};
 use crate::sink::OutputOptions;
@@ -163,7 +164,8 @@ pub enum FromScout {
     Failed(String),
 }
 
-/// First message to the collector. Descriptors: for each module link and bell, then the outputs.
+/// First message to the collector. Descriptors: for each module link and bell, then ring and doorbell of packets if there are
+/// any, then the outputs.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CollectorStart {
     /// User and group to become.
@@ -179,6 +181,9 @@ pub struct CollectorStart {
     /// What is done with connections.
     #[serde(default)]
     pub streams: StreamOptions,
+    /// Size of the ring of packets, bytes, if packets are captured.
+    #[serde(default)]
+    pub packets: Option<u64>,
     /// Set for a replay: the times of the recording stand for those of this machine.
     pub replay: Option<ReplayClock>,
 }
@@ -238,6 +243,11 @@ pub enum ToCollector {
     Resolved(Process),
     /// The process runs another program, or has ended, at this time: what was said of it holds until then.
     Changed(u32, u64),
+    /// Frames of this network interface may come from now on.
+    Interface(Interface),
+    /// What the kernel side counted of frames, before the end; and by number of the interface what was to be captured, and
+    /// what of it was lost.
+    Packets(PacketTotals, Vec<(u32, u64, u64)>),
     /// A target file of this module has this number from now on.
     Target(usize, u32, TargetName),
     /// Answer to `NextFile`: the file comes with the message; or the error number with which it could not be opened.

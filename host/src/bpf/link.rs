@@ -14,7 +14,7 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     thread,
 };
 
@@ -159,6 +159,11 @@ impl Program {
         &self.name
     }
 
+    /// Its descriptor, for what attaches it otherwise.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Its type.
     pub fn kind(&self) -> ProgramKind {
         self.kind
@@ -276,10 +281,22 @@ impl Program {
         let kind = match self.kind {
             ProgramKind::CgroupSkbIngress => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
             ProgramKind::CgroupSkbEgress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+            ProgramKind::CgroupSockCreate => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
             _ => return Err(self.wrong_kind("a cgroup")),
         };
         let link = sys::link_cgroup(self.fd.as_fd(), cgroup.as_fd(), kind);
         Ok(Link(vec![link.map_err(|e| self.failed("BPF_LINK_CREATE (cgroup)", e))?]))
+    }
+
+    /// Attaches a `classifier` program to a network interface of this process's network namespace, by its number, before
+    /// what is attached there already: an earlier program could end the look at a frame. Linux 6.6.
+    pub fn attach_interface(&self, interface: u32, outbound: bool) -> Result<Link, AttachError> {
+        if self.kind != ProgramKind::Classifier {
+            return Err(self.wrong_kind("a network interface"));
+        }
+        let kind = if outbound { bpf_attach_type::BPF_TCX_EGRESS } else { bpf_attach_type::BPF_TCX_INGRESS };
+        let link = sys::link_tcx(self.fd.as_fd(), interface, kind);
+        Ok(Link(vec![link.map_err(|e| self.failed("BPF_LINK_CREATE (tcx)", e))?]))
     }
 
     fn wrong_kind(&self, what: &'static str) -> AttachError {

@@ -315,6 +315,10 @@ impl Loader<'_> {
                 attach_type = attach::BPF_CGROUP_INET_EGRESS as u32;
                 kind::BPF_PROG_TYPE_CGROUP_SKB
             }
+            ProgramKind::CgroupSockCreate => {
+                attach_type = attach::BPF_CGROUP_INET_SOCK_CREATE as u32;
+                kind::BPF_PROG_TYPE_CGROUP_SOCK
+            }
             ProgramKind::Other(kind) => return Err(LoadError::Kind { program: name.to_owned(), kind }),
         };
         let (functions, lines) = (code.func_info.func_info_bytes(), code.line_info.line_info_bytes());

@@ -30,6 +30,8 @@ pub mod kind {
     pub const LRU_PERCPU_HASH: u32 = 10;
     /// Prefixes to values.
     pub const LPM_TRIE: u32 = 11;
+    /// A value for each socket, gone with it.
+    pub const SK_STORAGE: u32 = 24;
     /// Records to user space.
     pub const RINGBUF: u32 = 27;
     /// A value for each thread, gone with it.
@@ -176,6 +178,18 @@ impl Map {
         self.check("value", self.value, value.len())?;
         // SAFETY: both sizes are the map's, and it is no per-CPU map (checked).
         unsafe { sys::map_update(self.fd.as_fd(), key, value) }.map_err(|e| self.call("BPF_MAP_UPDATE_ELEM", e))
+    }
+
+    /// Sets the value of a key that has none; answers whether it did.
+    pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<bool, MapError> {
+        self.check("key", self.key, key.len())?;
+        self.check("value", self.value, value.len())?;
+        // SAFETY: both sizes are the map's, and it is no per-CPU map (checked).
+        match unsafe { sys::map_insert(self.fd.as_fd(), key, value) } {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(self.call("BPF_MAP_UPDATE_ELEM", e)),
+        }
     }
 
     /// The value of a key, or `None`.

@@ -7,7 +7,7 @@ use super::{elf, helpers};
 use aya_obj::{
     EbpfSectionKind, Map as MapDef, Object, ProgramSection,
     generated::bpf_insn,
-    programs::{CgroupSkbAttachType, XdpAttachType},
+    programs::{CgroupSkbAttachType, CgroupSockAttachType, XdpAttachType},
 };
 use std::{
     cell::Cell,
@@ -48,6 +48,8 @@ pub enum ProgramKind {
     CgroupSkbIngress,
     /// At the sockets of a cgroup, outgoing packets.
     CgroupSkbEgress,
+    /// Where processes of a cgroup make sockets (`cgroup/sock_create`). The host's own objects only.
+    CgroupSockCreate,
     /// A type that this host does not load, by the name of its section.
     Other(&'static str),
 }
@@ -62,6 +64,7 @@ impl ProgramKind {
             Self::Tracepoint => "tracepoint",
             Self::Classifier => "classifier",
             Self::CgroupSkbIngress | Self::CgroupSkbEgress => "cgroup_skb",
+            Self::CgroupSockCreate => "cgroup_sock",
             Self::Other(name) => name,
         }
     }
@@ -76,6 +79,7 @@ impl ProgramKind {
             S::SchedClassifier => Self::Classifier,
             S::CgroupSkb { attach_type: Some(CgroupSkbAttachType::Ingress) } => Self::CgroupSkbIngress,
             S::CgroupSkb { attach_type: Some(CgroupSkbAttachType::Egress) } => Self::CgroupSkbEgress,
+            S::CgroupSock { attach_type: CgroupSockAttachType::SockCreate } => Self::CgroupSockCreate,
             S::KProbe | S::KRetProbe => Self::Other("kprobe"),
             S::SocketFilter => Self::Other("socket"),
             S::Xdp { attach_type: XdpAttachType::Interface, .. } => Self::Other("xdp"),

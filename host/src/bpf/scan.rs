@@ -157,7 +157,8 @@ pub fn judge(spec: &ObjectSpec, permissions: &Permissions<'_>) -> Result<(), Vec
     let granted = |list: &[String], name: &str| list.iter().any(|g| g.strip_prefix("bpf_").unwrap_or(g) == name);
     for (program, p) in &spec.programs {
         let (program, kind) = (program.clone(), p.kind.name());
-        if matches!(p.kind, ProgramKind::Other(_)) {
+        // Where sockets are made a program can refuse them: no module may.
+        if matches!(p.kind, ProgramKind::Other(_) | ProgramKind::CgroupSockCreate) {
             out.push(Violation::UnknownProgramKind { program: program.clone(), kind });
         } else if !DEFAULT_PROGRAMS.contains(&kind) && !permissions.programs.iter().any(|g| g == kind) {
             out.push(Violation::ProgramKind { program: program.clone(), kind });

@@ -91,6 +91,24 @@ pub(super) unsafe fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -
     }
 }
 
+/// Only a key that is not there yet.
+///
+/// # Safety
+/// As `map_update`.
+pub(super) unsafe fn map_insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    const BPF_NOEXIST: u64 = 1;
+    // SAFETY: both buffers live across the call; their sizes are the caller's promise.
+    unsafe {
+        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, |a| {
+            let u = &mut a.__bindgen_anon_2;
+            (u.map_fd, u.key) = (raw(map), key.as_ptr() as u64);
+            u.__bindgen_anon_1.value = value.as_ptr() as u64;
+            u.flags = BPF_NOEXIST;
+        })
+        .map(drop)
+    }
+}
+
 /// # Safety
 /// As `map_update`; the kernel writes `value`.
 pub(super) unsafe fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
@@ -249,6 +267,20 @@ pub(super) fn link_cgroup(
             let u = &mut a.link_create;
             (u.__bindgen_anon_1.prog_fd, u.attach_type) = (raw(program), kind as u32);
             u.__bindgen_anon_2.target_fd = raw(target);
+        })
+    }
+}
+
+/// Attaches to a network interface, before all that is attached there already.
+pub(super) fn link_tcx(program: BorrowedFd<'_>, interface: u32, kind: bpf_attach_type) -> io::Result<OwnedFd> {
+    const BPF_F_BEFORE: u32 = 8;
+    // SAFETY: the command reads numbers only; no other program is named, which means: before the first.
+    unsafe {
+        bpf_fd(bpf_cmd::BPF_LINK_CREATE, |a| {
+            let u = &mut a.link_create;
+            (u.__bindgen_anon_1.prog_fd, u.attach_type) = (raw(program), kind as u32);
+            u.__bindgen_anon_2.target_ifindex = interface;
+            u.flags = BPF_F_BEFORE;
         })
     }
 }

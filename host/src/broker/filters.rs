@@ -175,6 +175,25 @@ impl Filters {
         !self.by_process() || matches!(self.maps.pids.lookup(&pid.to_ne_bytes()), Ok(Some(_)))
     }
 
+    /// Numbers of the control groups that are watched.
+    #[must_use]
+    pub fn group_numbers(&self) -> Vec<u64> {
+        self.groups.iter().map(|group| group.number).collect()
+    }
+
+    /// Whether this process is one that the filters let through, as the kernel side decides it of the current one. `names`
+    /// are those of its threads, `group` the directory of its control group.
+    #[must_use]
+    pub fn lets_through(&self, pid: u32, uid: u32, names: &[Vec<u8>], group: Option<&Path>) -> bool {
+        let has = |map: &bpf::Map, key: &[u8]| matches!(map.lookup(key), Ok(Some(_)));
+        let off = |flag: u32| self.flags & flag == 0;
+        let named = |name: &Vec<u8>| has(&self.maps.comms, &padded::<COMM_LEN>(&String::from_utf8_lossy(name)));
+        self.watches(pid)
+            && (off(FILTER_UIDS) || has(&self.maps.uids, &uid.to_ne_bytes()))
+            && (off(FILTER_COMMS) || names.iter().any(named))
+            && (off(FILTER_CGROUPS) || self.groups.iter().any(|g| group.is_some_and(|at| at.starts_with(&g.path))))
+    }
+
     /// The programs that follow forks run already, and the list is filled after: a child that is born meanwhile is in one or
     /// the other.
     fn list_processes(&self, options: &RunOptions) -> Result<(), Failure> {
@@ -333,7 +352,7 @@ fn load_core(
 
 /// A ring's descriptor in the event loop. As in `channel.rs`: what tokio does with the type is the same for any descriptor
 /// that can be polled, and its type for any descriptor takes unsafe code.
-fn readiness(fd: OwnedFd) -> io::Result<UnixStream> {
+pub(super) fn readiness(fd: OwnedFd) -> io::Result<UnixStream> {
     let stream = StdStream::from(fd);
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)

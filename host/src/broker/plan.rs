@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ecapture_plugin_api::manifest::Manifest;
+use ecapture_plugin_api::manifest::{Manifest, ModeOutput};
 use ecapture_plugin_api::plan::{
     AttachKind, Behind, Configured, Detected, GlobalValue, Locator, Probe, ProbeKind, REGISTER_ARGS,
 };
@@ -60,6 +60,9 @@ pub enum PlanError {
     /// A service that this host does not offer.
     #[error("it wants the host service {0:?}, which this host does not have")]
     Service(String),
+    /// A service that no mode of the manifest speaks of.
+    #[error("it wants the host service {0:?}, but no mode of its manifest has the output \"pcapng\"")]
+    Undeclared(String),
     /// The layout row does not fit the objects.
     #[error("its layout row has {given} bytes; its objects expect {wanted}")]
     Layout {
@@ -83,6 +86,9 @@ pub enum PlanError {
     #[error("the scout's answer makes no sense: {0}")]
     Scout(String),
 }
+
+/// The host service that captures frames of network interfaces.
+pub const PACKETS: &str = "packets";
 
 /// The eBPF objects of a module by id.
 pub type Objects = BTreeMap<String, ObjectSpec>;
@@ -126,8 +132,10 @@ pub fn check_configured(configured: &Configured, manifest: &Manifest, objects: &
             return Err(PlanError::Attachment { kind, to: attachment.to.clone() });
         }
     }
-    // Packets and sockets come with the modules that use them.
-    match configured.services.first() {
+    // Who looks at the manifest sees that a mode captures packets.
+    let packets = manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Pcapng));
+    match configured.services.iter().find(|service| service.as_str() != PACKETS || !packets) {
+        Some(service) if service == PACKETS => Err(PlanError::Undeclared(service.clone())),
         Some(service) => Err(PlanError::Service(service.clone())),
         None => Ok(()),
     }

@@ -23,6 +23,7 @@ use super::attach;
 use super::attend::{Attended, printable};
 use super::filters::{Filters, Notice};
 use super::outputs;
+use super::packets::{self, Packets};
 use super::prepare::{Request, Target, prepare};
 use super::rotation::Rotation;
 use super::watch;
@@ -59,6 +60,9 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
         return Err(Failure::new("E-PRIVILEGE", text)
             .remedy("run it as root, for example with sudo")
             .exit(Exit::Privilege));
+    }
+    if let Some(packets) = &options.packets {
+        packets::check(packets)?;
     }
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
@@ -100,12 +104,17 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
         let attached = attach::load(&asked.module, &prepared.ready, &kernel, &filters, options.ring_bytes)?;
         captures.push(Capture::new(index, asked, prepared, attached, options.record.is_some())?);
     }
-    let collector = start_collector(&captures, &options, &kernel.release, &outputs)?;
+    let packets = match &options.packets {
+        Some(wanted) => Some(Packets::load(&kernel, &filters, wanted)?),
+        None => None,
+    };
+    let collector = start_collector(&captures, packets.as_ref(), &options, &kernel.release, &outputs)?;
     let session = Session {
         captures,
         collector,
         options,
         filters,
+        packets,
         discovery: Discovery::new(began_ns),
         cgroups: cgroup::mount(),
         phase: Phase::Capturing,
@@ -115,7 +124,8 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
     };
     // Probes by perf events need more than the rest of a run does.
     let perf_uprobes = session.options.follow && kernel.method == Method::Perf;
-    let keep = Keep { perf_uprobes, dac_override: session.rotation.needs_override(), ..Keep::default() };
+    let net_admin = session.packets.is_some();
+    let keep = Keep { perf_uprobes, net_admin, dac_override: session.rotation.needs_override() };
     session.start(keep).await?.watch(signals).await
 }
 
@@ -169,6 +179,7 @@ struct Session {
     collector: Attended,
     options: RunOptions,
     filters: Filters,
+    packets: Option<Packets>,
     discovery: Discovery,
     /// Where the control groups of version 2 are.
     cgroups: Option<PathBuf>,
@@ -186,6 +197,7 @@ enum Happened {
     Worker(usize, Option<FromWorker>),
     Notices(Vec<Notice>),
     Looked(Option<Box<Looked>>),
+    Interfaces,
     RestartDue(usize),
     Tick,
 }
@@ -202,6 +214,10 @@ impl Session {
         }
         for capture in &mut self.captures {
             capture.attach()?;
+        }
+        // After the probes: a frame whose secret was not seen is of less use than a secret without frames.
+        if let Some(packets) = &mut self.packets {
+            packets.attach(&self.collector)?;
         }
         // Everything that needs more is done: what is left is enough to watch, to start a worker again, and to attach to what
         // comes later.
@@ -243,6 +259,9 @@ impl Session {
                 eprintln!("ecapture: {}: nothing there yet; waiting for {}", capture.name(), printable(&wanted));
             }
         }
+        if let Some(packets) = &self.packets {
+            eprintln!("ecapture: packets of {}", packets.names());
+        }
         eprintln!("ecapture: capturing; Ctrl-C ends it");
     }
 
@@ -264,6 +283,7 @@ impl Session {
                 message = self.collector.receive() => Happened::Collector(message),
                 (index, message) = next_word(&mut self.captures, self.turn) => Happened::Worker(index, message),
                 notices = self.filters.notices() => Happened::Notices(notices),
+                () = Packets::changed(&mut self.packets) => Happened::Interfaces,
                 looked = self.discovery.looked() => Happened::Looked(looked.map(Box::new)),
                 index = at(restart), if restart.is_some() => Happened::RestartDue(index),
                 _ = tick.tick() => Happened::Tick,
@@ -287,6 +307,11 @@ impl Session {
                 }
                 Happened::Notices(notices) => self.heard(&notices),
                 Happened::Looked(looked) => looked.into_iter().for_each(|looked| self.looked(*looked)),
+                Happened::Interfaces => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.look_again(&self.collector);
+                    }
+                }
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
@@ -304,6 +329,9 @@ impl Session {
         self.collector.flush();
         self.captures.iter_mut().for_each(Capture::look_around);
         self.filters.refresh();
+        if let Some(packets) = &mut self.packets {
+            packets.look_around(&self.filters);
+        }
         if self.phase == Phase::Capturing && self.options.follow {
             self.captures.iter_mut().for_each(Capture::look_at_files);
             self.discovery.look_around(&mut self.captures, &mut self.filters);
@@ -371,6 +399,10 @@ impl Session {
         }
         self.phase = Phase::Draining;
         self.discovery.stop();
+        // Frames first: one without its secret is of no use.
+        if let Some(packets) = &mut self.packets {
+            packets.stop().await;
+        }
         let links = self.captures.iter_mut().flat_map(|c| c.attached.take_links()).collect();
         attach::detach(links).await;
         for capture in &mut self.captures {
@@ -387,6 +419,11 @@ impl Session {
         self.phase = Phase::Closing;
         for capture in &mut self.captures {
             capture.settle().await;
+        }
+        if let Some(packets) = &mut self.packets {
+            // Disabled modules end a run without a stop.
+            packets.stop().await;
+            self.collector.send(&ToCollector::Packets(packets.totals(), packets.by_interface()));
         }
         let totals: Vec<KernelTotals> = self.captures.iter().map(Capture::totals).collect();
         self.collector.send(&ToCollector::Finish(totals, None));

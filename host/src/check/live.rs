@@ -49,6 +49,7 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         multiline: false,
         quiet: true,
         verbose: 0,
+        packets: None,
     };
     let asked = Asked { module: module.clone(), options: ModuleOptions { config, targets: options.targets.clone() } };
     match checks::capture(vec![asked], run).await {

@@ -1,10 +1,11 @@
 //! The clap command, made from the host's own options and the manifests of the modules.
 
-use clap::builder::{PossibleValuesParser, StyledStr};
+use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
-use ecapture_plugin_api::manifest::{ConfigOption, Manifest, ModeOutput, OptionType};
+use ecapture_plugin_api::manifest::{ConfigOption, Manifest, Mode, ModeOutput, OptionType};
 
-use super::duration::{duration, max_body, ring_size, rotate_size, rotate_time, stream_memory};
+use super::duration::{duration, max_body, packet_ring, ring_size, rotate_size, rotate_time, stream_memory};
+use super::options::mode_alias;
 use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
 use crate::module::Catalog;
@@ -15,6 +16,9 @@ const COMMON: &str = "Options of every module";
 
 /// Heading of the options for what connections carry.
 const CONNECTIONS: &str = "Options for connections, and the HTTP that they carry";
+
+/// Heading of the options of modes that capture packets.
+const PACKETS: &str = "Options for packets (-m pcapng)";
 
 /// Builds the whole command line from what the catalog holds.
 #[must_use]
@@ -74,7 +78,12 @@ pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
         .visible_aliases(aliases.to_vec())
         .args(common_args());
     if manifest.modes.len() > 1 {
-        let names = manifest.modes.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
+        // An alias that is another mode's name is that mode.
+        let value = |mode: &Mode| {
+            let alias = mode_alias(mode).filter(|alias| manifest.mode(alias).is_none());
+            alias.into_iter().fold(PossibleValue::new(mode.name.clone()), PossibleValue::alias)
+        };
+        let names = manifest.modes.iter().map(value).collect::<Vec<_>>();
         let mode = Arg::new("mode")
             .long("mode")
             .value_name("MODE")
@@ -84,6 +93,9 @@ pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
     }
     if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Keylog)) && !has_short(manifest, 'k') {
         command = command.mut_arg("keylog-file", |arg| arg.short('k'));
+    }
+    if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Pcapng)) && !has_short(manifest, 'i') {
+        command = command.mut_arg("interface", |arg| arg.short('i'));
     }
     command.args(manifest.config.iter().map(|s| setting_arg(s).help_heading("Options of this module")))
 }
@@ -150,7 +162,7 @@ pub fn common_args() -> Vec<Arg> {
             .long("output")
             .value_name("FORMAT")
             .default_value("text")
-            .value_parser(["text", "json", "hex", "har", "keylog", "none"])
+            .value_parser(["text", "json", "hex", "har", "keylog", "pcapng", "none"])
             .help("How events are written; without it, as the module's mode has it"),
         Arg::new("write")
             .short('w')
@@ -190,7 +202,26 @@ pub fn common_args() -> Vec<Arg> {
             .help("Say what is done; -vv also shows what the kernel's verifier said"),
     ];
     let common = common.into_iter().chain(rotation_args()).map(|arg| arg.help_heading(COMMON));
-    common.chain(stream_args().into_iter().map(|arg| arg.help_heading(CONNECTIONS))).collect()
+    let common = common.chain(stream_args().into_iter().map(|arg| arg.help_heading(CONNECTIONS)));
+    common.chain(packet_args().into_iter().map(|arg| arg.help_heading(PACKETS))).collect()
+}
+
+/// Frames of network interfaces.
+fn packet_args() -> [Arg; 3] {
+    [
+        Arg::new("interface").long("interface").value_name("IF").action(ArgAction::Append).value_delimiter(',').help(
+            "Only from these network interfaces (a list: lo,eth0); without it, from all that are up, now or later",
+        ),
+        Arg::new("packet-ring")
+            .long("packet-ring")
+            .value_name("SIZE")
+            .value_parser(packet_ring)
+            .help("Room for frames on their way from the kernel (64MiB)"),
+        flag(
+            "unowned-packets",
+            "With --pid, --uid, --comm, --cgroup or --container: also frames of which it is not known whose they are",
+        ),
+    ]
 }
 
 /// What is shown of connections: of a run, and of a recording that is decoded again.

@@ -50,6 +50,15 @@ pub fn ring_size(text: &str) -> Result<u64, String> {
     if (128 << 10..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 128KiB to 1GiB".into()) }
 }
 
+/// Room for frames.
+///
+/// # Errors
+/// Says what was expected.
+pub fn packet_ring(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    if (1 << 20..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 1MiB to 1GiB".into()) }
+}
+
 /// Longest part of a body that is shown: at most 256MiB, since it is held in memory as a whole.
 ///
 /// # Errors

@@ -45,6 +45,41 @@ impl Rotation {
     }
 }
 
+/// How frames of network interfaces are captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacketOptions {
+    /// Names of the interfaces; empty: all that are up, now or later.
+    pub interfaces: Vec<String>,
+    /// Room for frames on their way from the kernel, bytes.
+    pub ring_bytes: u64,
+    /// With a filter by process: also frames of which nobody knows whose they are.
+    pub unowned: bool,
+    /// The first of these options that somebody gave.
+    pub given: Option<&'static str>,
+}
+
+impl PacketOptions {
+    /// Without `--packet-ring`. A burst of 20 ms at 25 Gbit/s.
+    const RING: u64 = 64 << 20;
+
+    fn from_matches(matches: &ArgMatches) -> Self {
+        let mut interfaces: Vec<String> = Vec::new();
+        for name in matches.get_many::<String>("interface").into_iter().flatten() {
+            if !interfaces.contains(name) {
+                interfaces.push(name.clone());
+            }
+        }
+        let ring_bytes = matches.get_one("packet-ring").copied().unwrap_or(Self::RING);
+        Self { interfaces, ring_bytes, unowned: matches.get_flag("unowned-packets"), given: Self::given(matches) }
+    }
+
+    /// The option that was given, if any was.
+    fn given(matches: &ArgMatches) -> Option<&'static str> {
+        let given = |name: &&str| matches.value_source(name).is_some_and(|source| source != ValueSource::DefaultValue);
+        ["interface", "packet-ring", "unowned-packets"].into_iter().find(given)
+    }
+}
+
 /// The options of one run, common to all its modules.
 #[derive(Debug)]
 pub struct RunOptions {
@@ -88,6 +123,8 @@ pub struct RunOptions {
     pub bodies: Option<Bodies>,
     /// Line breaks of captured text are shown as line breaks.
     pub multiline: bool,
+    /// Frames of network interfaces, if a mode has them.
+    pub packets: Option<PacketOptions>,
     /// No messages but errors.
     pub quiet: bool,
     /// How much is said: 0, 1, 2.
@@ -142,6 +179,7 @@ impl ModuleOptions {
                 _ => None,
             })
             .collect();
+        let mode = mode.map(|name| mode_name(manifest, name));
         let mode = mode.or_else(|| manifest.default_mode().map(|m| m.name.clone())).unwrap_or_default();
         Ok(Self { config: Config::new(mode, options), targets })
     }
@@ -175,6 +213,7 @@ impl RunOptions {
             btf: matches.get_one::<String>("btf").map(PathBuf::from),
             streams,
             bodies,
+            packets: Some(PacketOptions::from_matches(matches)),
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_count("verbose"),
@@ -188,7 +227,9 @@ impl RunOptions {
     /// `E-USAGE` if a key log is wanted of modes that make no secrets.
     pub fn settle<'m>(&mut self, modes: impl IntoIterator<Item = Option<&'m Mode>>) -> Result<(), Failure> {
         let outputs: Vec<Option<ModeOutput>> = modes.into_iter().map(|mode| mode.and_then(|m| m.output)).collect();
-        let secrets = outputs.contains(&Some(ModeOutput::Keylog));
+        let captures_packets = outputs.contains(&Some(ModeOutput::Pcapng));
+        let secrets = captures_packets || outputs.contains(&Some(ModeOutput::Keylog));
+        self.settle_packets(captures_packets)?;
         // Modules that are written differently have but one form in common.
         if let [first, rest @ ..] = outputs.as_slice()
             && self.format_open
@@ -198,6 +239,7 @@ impl RunOptions {
                 Some(ModeOutput::Json) => Format::Json,
                 Some(ModeOutput::Hex) => Format::Hex,
                 Some(ModeOutput::Keylog) => Format::Keylog,
+                Some(ModeOutput::Pcapng) => Format::None,
                 Some(ModeOutput::Text) | None => self.format,
             };
         }
@@ -211,11 +253,42 @@ impl RunOptions {
         Err(Failure::new("E-USAGE", text).exit(Exit::Usage).remedy("add --mode keylog, as in `ecapture tls -m keylog`"))
     }
 
+    /// Frames are captured by modes that have them, and by no others.
+    fn settle_packets(&mut self, captured: bool) -> Result<(), Failure> {
+        if captured {
+            return Ok(());
+        }
+        let given = self.packets.take().and_then(|packets| packets.given.map(|name| format!("--{name}")));
+        let option = given.or_else(|| (false).then(|| "--output pcapng".to_owned()));
+        let Some(option) = option else { return Ok(()) };
+        let text = format!("{option} needs a mode that captures packets, and no module is asked for one");
+        Err(Failure::new("E-USAGE", text).exit(Exit::Usage).remedy("add --mode pcapng, as in `ecapture tls -m pcapng`"))
+    }
+
     /// Events go nowhere but into a key log: nobody asked for another output.
     #[must_use]
     pub fn only_keylog(&self) -> bool {
         self.keylog_file.is_some() && self.format_open && self.writes.is_empty()
     }
+}
+
+/// The names by which eCapture has modes.
+pub fn mode_alias(mode: &Mode) -> Option<&'static str> {
+    let alias = match mode.output? {
+        ModeOutput::Keylog => "key",
+        ModeOutput::Pcapng => "pcap",
+        _ => return None,
+    };
+    (mode.name != alias).then_some(alias)
+}
+
+/// The mode's own name, for an alias of it.
+fn mode_name(manifest: &Manifest, name: String) -> String {
+    if manifest.mode(&name).is_some() {
+        return name;
+    }
+    let meant = manifest.modes.iter().find(|mode| mode_alias(mode) == Some(name.as_str()));
+    meant.map_or(name, |mode| mode.name.clone())
 }
 
 /// Some output is a HAR file.

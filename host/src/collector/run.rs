@@ -8,12 +8,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::mail::Mail;
 use super::merge::Merge;
 use super::out::{Out, Waiting, monotonic_ns};
+use super::packets::Packets;
 use super::source::{Ended, Source};
 use super::streams::Streams;
 use super::who::Who;
 use crate::event::wire::View;
 use crate::event::{Clock, Summary, summary_text};
 use crate::link::Message;
+use crate::packet::reader::Reader;
 use crate::protocol::control::Control;
 use crate::protocol::{CollectorStart, FromCollector, KernelTotals, TargetName, ToCollector};
 use crate::recording::{Header, RecordedModule};
@@ -45,7 +47,8 @@ pub fn main(broker: u32) -> i32 {
 fn start(broker: u32) -> Result<Collector, String> {
     let (text, fds) = child::receive_start().map_err(|e| e.to_string())?;
     let start: CollectorStart = serde_json::from_slice(&text).map_err(|e| format!("start message: {e}"))?;
-    let mapped = start.modules.iter().map(|m| m.link_bytes).sum();
+    // An eBPF ring is mapped twice.
+    let mapped = start.modules.iter().map(|m| m.link_bytes).sum::<u64>() + 2 * start.packets.unwrap_or(0);
     let boundary = sandbox::enter(&Entry {
         role: Role::Collector,
         broker_pid: broker,
@@ -76,6 +79,10 @@ fn start(broker: u32) -> Result<Collector, String> {
         mail.targets.extend(targets.into_iter().map(|(number, name)| ((index, number), Rc::new(name))));
         sources.push(Source::new(index, module, next()?, next()?)?);
     }
+    let packets = match start.packets {
+        Some(bytes) => Some(Packets::new(Reader::open(next()?, &next()?, bytes)?)),
+        None => None,
+    };
     let mut outputs = Vec::new();
     for options in start.outputs {
         outputs.push(OutputSpec { options, fd: Some(next()?), header: Vec::new() });
@@ -126,6 +133,7 @@ fn start(broker: u32) -> Result<Collector, String> {
         },
         mail,
         sources,
+        packets,
         began,
         look_again: false,
         finish: None,
@@ -144,6 +152,7 @@ struct Collector {
     merge: Merge,
     out: Out,
     mail: Mail,
+    packets: Option<Packets>,
     began: u64,
     /// The broker said something that needs another look at the links.
     look_again: bool,
@@ -159,7 +168,7 @@ impl Collector {
             // itself needs another look.
             let finishing = self.finish.is_some();
             let congested = self.out.sinks.congested();
-            let busy = !congested && self.drain();
+            let busy = !congested && (self.drain() | self.drain_packets()?);
             let now = Instant::now();
             if congested {
                 self.merge.pause(now);
@@ -190,6 +199,10 @@ impl Collector {
             }
             if congested {
                 self.wait_for_room();
+                continue;
+            }
+            if finishing && self.packets.as_ref().is_some_and(|p| !p.is_empty()) {
+                // A program that was at it when its links were taken off has not finished yet.
                 continue;
             }
             if finishing && let Some((totals, ended_ns)) = self.finish.take() {
@@ -235,6 +248,14 @@ impl Collector {
         }
     }
 
+    /// Takes frames; true if there may be more.
+    fn drain_packets(&mut self) -> Result<bool, String> {
+        let Some(until) = self.packets.as_ref().map(Packets::written) else { return Ok(false) };
+        self.heed_broker(Duration::ZERO)?;
+        let Some(packets) = &mut self.packets else { return Ok(false) };
+        Ok(packets.drain(until, |_, _| {}))
+    }
+
     /// A worker is gone; its link is emptied in its turn, since an output may be slow.
     fn ended(&mut self, index: usize, how: Ended) {
         if let Some(source) = self.sources.get_mut(index) {
@@ -261,6 +282,16 @@ impl Collector {
                 ToCollector::Changed(pid, time_ns) => {
                     self.out.who.changed(pid, time_ns);
                     self.out.streams.process_ended(pid, time_ns);
+                }
+                ToCollector::Interface(interface) => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.interface(interface);
+                    }
+                }
+                ToCollector::Packets(totals, by_interface) => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.counted(totals, by_interface);
+                    }
                 }
                 // Taken out where it was read.
                 ToCollector::Target(..) => {}
@@ -292,15 +323,21 @@ impl Collector {
         let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
     }
 
-    fn sleep(&self, due: Option<Instant>) {
-        let until = due.map_or(SLEEP, |due| due.saturating_duration_since(Instant::now()).min(SLEEP));
+    fn sleep(&mut self, due: Option<Instant>) {
+        let mut until = due.map_or(SLEEP, |due| due.saturating_duration_since(Instant::now()).min(SLEEP));
         let open: Vec<&Source> = self.sources.iter().filter(|s| !s.closed).collect();
         // Each is armed first and then looked at: the first one that is not empty ends the thought of sleeping.
-        if open.iter().all(|source| source.consumer.arm()) {
+        if let Some(most) = self.packets.as_mut().and_then(Packets::prepare_sleep) {
+            until = until.min(most);
+        }
+        if !until.is_zero() && open.iter().all(|source| source.consumer.arm()) {
             let control = Control::fd();
             let mut fds = vec![PollFd::new(&control, PollFlags::IN)];
             let bells: Vec<_> = open.iter().map(|s| s.consumer.bell()).collect();
             fds.extend(bells.iter().map(|bell| PollFd::new(bell, PollFlags::IN)));
+            if let Some(packets) = self.packets.as_ref().filter(|p| p.is_empty()) {
+                fds.push(PollFd::from_borrowed_fd(packets.bell(), PollFlags::IN));
+            }
             let blocked: Vec<_> = self.out.sinks.blocked().collect();
             fds.extend(blocked.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)));
             let timeout = Timespec { tv_sec: 0, tv_nsec: until.as_nanos().min(999_999_999) as _ };
@@ -309,6 +346,9 @@ impl Collector {
         }
         for source in open {
             source.consumer.disarm();
+        }
+        if let Some(packets) = &mut self.packets {
+            packets.awake();
         }
     }
 
@@ -354,6 +394,7 @@ impl Collector {
             // Nobody will ever read what its last worker left behind.
             totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
+        summary.packets = self.packets.as_ref().map(Packets::totals);
         self.out.streams.add_to(&mut summary);
         self.tell_targets();
         self.out.sinks.flush();

@@ -93,11 +93,53 @@ impl ModuleTotals {
     }
 }
 
+macro_rules! packet_totals {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Totals of the frames of network interfaces.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        pub struct PacketTotals {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl PacketTotals {
+            /// Names and values, in the order they are documented.
+            pub fn numbers(&self) -> [(&'static str, u64); [$(stringify!($name)),+].len()] {
+                [$((stringify!($name), self.$name)),+]
+            }
+        }
+    };
+}
+
+packet_totals! {
+    /// Frames that were to be captured.
+    produced,
+    /// Frames that the collector received, whole or in part.
+    seen,
+    /// Frames of which nothing got through, because the ring was full.
+    lost,
+    /// Bytes of wholly or partly lost frames.
+    lost_bytes,
+    /// Frames cut short by a full ring.
+    partial,
+    /// Frames whose bytes could not be read.
+    faults,
+    /// Frames of processes that were not asked for.
+    filtered,
+    /// Frames left out since it is not known whose they are.
+    unowned,
+    /// Captured frames whose process is known.
+    owned,
+    /// Records that were none.
+    malformed,
+}
+
 /// Totals of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// By module, in the order they were started.
     pub modules: Vec<ModuleTotals>,
+    /// Of network interfaces, if frames were captured.
+    pub packets: Option<PacketTotals>,
 }
 
 impl Summary {
@@ -118,6 +160,9 @@ pub fn summary_text(summary: &Summary) -> String {
     for totals in &summary.modules {
         // Writing to a String cannot fail.
         let _ = write_module(&mut out, totals);
+    }
+    if let Some(packets) = &summary.packets {
+        let _ = write_packets(&mut out, packets);
     }
     out
 }
@@ -159,6 +204,25 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
     say(t.unparsed_bytes, "byte", " of HTTP connections in no message that could be read")?;
     say(t.evicted, "connection", " given up early: too much was held (--stream-memory)")?;
     say(t.unaccounted(), "message", " unaccounted for: neither received nor counted as lost")
+}
+
+fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
+    let unaccounted = t.produced.saturating_sub(t.seen).saturating_sub(t.lost);
+    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0;
+    write!(out, "packets: {}", count(t.seen, "frame"))?;
+    writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
+    let mut say = |number: u64, thing: &str, rest: &str| match number {
+        0 => Ok(()),
+        _ => writeln!(out, "packets: {}{rest}", count(number, thing)),
+    };
+    let bytes = count(t.lost_bytes, "byte");
+    say(t.lost, "frame", &format!(" lost: the ring was full ({bytes}); try a larger --packet-ring"))?;
+    say(t.partial, "frame", " cut short: the ring was full")?;
+    say(t.faults, "frame", " whose bytes could not be read")?;
+    say(t.filtered, "frame", " of processes that were not asked for left out")?;
+    say(t.unowned, "frame", " left out since it is not known whose they are: --unowned-packets keeps them")?;
+    say(t.malformed, "record", " of the ring made no sense")?;
+    say(unaccounted, "frame", " unaccounted for: neither received nor counted as lost")
 }
 
 /// `1 event`, `1,204 events`.

@@ -47,6 +47,12 @@ fn missing_in(effective: CapabilitySet) -> Vec<&'static str> {
     CAPTURE.iter().filter(lacks).map(|c| c.0).collect()
 }
 
+/// Whether programs can be put at network interfaces.
+#[must_use]
+pub fn has_net_admin() -> bool {
+    capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::NET_ADMIN))
+}
+
 /// A capability, and whether this process has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {

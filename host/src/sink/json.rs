@@ -115,6 +115,15 @@ impl Render for Json {
             }
             number("unaccounted", totals.unaccounted(), out);
         });
+        if let Some(packets) = &end.summary.packets {
+            key("ecapture.session.packets", out);
+            out.push(b'{');
+            let from = out.len();
+            packets.numbers().iter().for_each(|(name, value)| number(name, *value, out));
+            // Each number brings its comma along.
+            out.remove(from);
+            out.push(b'}');
+        }
         segment(end.segment, out);
         out.extend_from_slice(b"}\n");
     }

@@ -224,6 +224,7 @@ fn mode_output(field: &Field<'_>) -> Result<ModeOutput> {
         ("json", ModeOutput::Json),
         ("hex", ModeOutput::Hex),
         ("keylog", ModeOutput::Keylog),
+        ("pcapng", ModeOutput::Pcapng),
     ])
 }
 

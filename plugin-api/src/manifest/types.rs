@@ -101,7 +101,7 @@ pub struct Mode {
     pub help: String,
     /// Chosen without `--mode`. Exactly one mode has it; with a single mode it may be left out.
     pub default: bool,
-    /// Format in which its events are written without `--output`; `keylog` also says that it makes secrets. Default: `text`.
+    /// Format in which its events are written without `--output`; `keylog` and `pcapng` also say that it makes secrets. Default: `text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<ModeOutput>,
 }
@@ -118,6 +118,9 @@ pub enum ModeOutput {
     Hex,
     /// Secrets, as a key log.
     Keylog,
+    /// Frames of network interfaces with the secrets to decrypt them, as a capture file. The host captures the frames: the module
+    /// asks for its service `packets`.
+    Pcapng,
 }
 
 /// `[[bpf]]`: an eBPF object in ELF section `.ecapture.bpf.<id>`.

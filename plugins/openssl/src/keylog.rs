@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 /// Name of the mode.
 pub const MODE: &str = "keylog";
+/// The same secrets, beside packets that the host captures.
+pub const PACKETS_MODE: &str = "pcapng";
 /// Numbers of the `[[stream]]`s.
 pub mod stream {
     pub const SECRETS: u16 = 1;
@@ -60,10 +62,16 @@ const LONGEST: usize = 64;
 const PLACES: usize = 24;
 const PAGE: u64 = 4096;
 
-/// What is loaded.
-pub fn configure() -> Configured {
+/// Whether this mode makes secrets.
+pub fn is_mode(mode: &str) -> bool {
+    mode == MODE || mode == PACKETS_MODE
+}
+
+/// What is loaded, and what the host is to capture.
+pub fn configure(mode: &str) -> Configured {
     let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
-    Configured { objects: vec![object], ..Configured::default() }
+    let services = if mode == PACKETS_MODE { vec!["packets".to_owned()] } else { Vec::new() };
+    Configured { objects: vec![object], services, ..Configured::default() }
 }
 
 /// Looks at one file.

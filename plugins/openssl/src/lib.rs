@@ -34,8 +34,8 @@ impl Module for Openssl {
     type Decoder = Decoder;
 
     fn configure(_: &Host, config: &Config) -> Result<Configured, Error> {
-        if config.mode == keylog::MODE {
-            return Ok(keylog::configure());
+        if keylog::is_mode(&config.mode) {
+            return Ok(keylog::configure(&config.mode));
         }
         let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
         let attach = |program: &str, to: &str| Attachment {
@@ -52,7 +52,7 @@ impl Module for Openssl {
     }
 
     fn detect(_: &Host, target: &Target<'_>, config: &Config) -> Result<Detected, Error> {
-        if config.mode == keylog::MODE {
+        if keylog::is_mode(&config.mode) {
             return Ok(keylog::detect(target.bytes()).unwrap_or_else(Detected::unsupported));
         }
         Ok(match detect::detect(target.bytes()) {

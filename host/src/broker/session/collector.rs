@@ -8,6 +8,7 @@ use ecapture_plugin_api::manifest::Stream;
 use super::capture::{Capture, LINK_BYTES};
 use crate::broker::attend::Attended;
 use crate::broker::outputs::Output;
+use crate::broker::packets::Packets;
 use crate::broker::prepare::Target;
 use crate::broker::{localtime, watch};
 use crate::cli::{RunOptions, is_har};
@@ -37,6 +38,7 @@ pub fn name_of(target: &Target) -> TargetName {
 /// `E-CHILD`.
 pub fn start_collector(
     captures: &[Capture],
+    packets: Option<&Packets>,
     options: &RunOptions,
     kernel_release: &str,
     outputs: &[Output],
@@ -66,10 +68,13 @@ pub fn start_collector(
         },
         count: options.count,
         streams: options.streams.clone(),
+        packets: packets.map(|p| p.ring_bytes),
         replay: None,
     };
     let links = captures.iter().flat_map(|c| [c.link.ring.as_fd(), c.link.bell.as_fd()]);
-    let fds: Vec<BorrowedFd<'_>> = links.chain(outputs.iter().map(|o| o.fd.as_fd())).collect();
+    let ring = packets.map(Packets::reader_fds).transpose()?;
+    let fds: Vec<BorrowedFd<'_>> =
+        links.chain(ring.into_iter().flatten()).chain(outputs.iter().map(|o| o.fd.as_fd())).collect();
     Attended::start(Role::Collector, "collector".into(), &start, &fds)
 }
 
