@@ -4,6 +4,7 @@
 mod attach;
 mod attend;
 mod channel;
+mod expression;
 mod filters;
 mod localtime;
 mod outputs;

@@ -6,6 +6,7 @@
 //! Between the two: [`filter`] (a tcpdump expression) and [`order`] (packets wait for the secrets that they need).
 
 pub mod filter;
+pub mod libpcap;
 pub mod order;
 
 pub mod clsact;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{ModuleTotals, PacketTotals};
 use crate::packet::Interface;
+use crate::packet::filter::Filter;
+use crate::packet::libpcap::FilterError;
 use crate::sandbox::BoundaryReport;
 use crate::scout::{ScoutAnswer, ScoutRequest};
 use crate::sink::OutputOptions;
@@ -149,6 +151,8 @@ pub enum ScoutJob {
     Place(ScoutRequest),
     /// Says which of the files that come along have one of these texts in them.
     Sift(Vec<String>),
+    /// Compiles a tcpdump expression.
+    Filter(String),
 }
 
 /// What a scout says.
@@ -160,6 +164,8 @@ pub enum FromScout {
     Answer(ScoutAnswer),
     /// For each file that was handed over, whether it has one of the texts; or why it can't be read.
     Sifted(Vec<Result<bool, String>>),
+    /// The expression as a program, or why there is none.
+    Filter(Result<Filter, FilterError>),
     /// The file cannot be used at all.
     Failed(String),
 }
@@ -184,6 +190,9 @@ pub struct CollectorStart {
     /// Size of the ring of packets, bytes, if packets are captured.
     #[serde(default)]
     pub packets: Option<u64>,
+    /// Which packets are wanted; all, if there is none.
+    #[serde(default)]
+    pub packet_filter: Option<Filter>,
     /// Set for a replay: the times of the recording stand for those of this machine.
     pub replay: Option<ReplayClock>,
 }

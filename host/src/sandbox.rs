@@ -17,7 +17,7 @@ pub mod privileges;
 mod spawn;
 mod walls;
 
-pub use child::{Boundary, BoundaryReport, Entry, Limits, SandboxError, enter};
+pub use child::{Boundary, BoundaryReport, Entry, Limits, SandboxError, enter, enter_after};
 pub use identity::Identity;
 pub use preload::{PreloadError, open_now, preload};
 pub use spawn::{Child, Ended, SpawnError};

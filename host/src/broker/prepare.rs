@@ -324,7 +324,7 @@ async fn look(found: Found, number: u32, detected: Detected, ready: &Ready, name
                 FromScout::Boundary(report) => super::watch::boundary("scout", &report),
                 FromScout::Answer(places) => answer = Some(places),
                 FromScout::Failed(why) => refused = Some(why),
-                FromScout::Sifted(_) => {}
+                FromScout::Sifted(_) | FromScout::Filter(_) => {}
             }
         }
     };

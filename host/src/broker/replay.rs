@@ -84,6 +84,7 @@ pub async fn run(module: &Loaded, options: &Options) -> Result<Exit, Failure> {
         count: None,
         streams: options.streams.clone(),
         packets: None,
+        packet_filter: None,
         replay: Some(ReplayClock { monotonic_ns: header.monotonic_ns, wall_ns: header.wall_ns }),
     };
     let fds: Vec<BorrowedFd<'_>> =

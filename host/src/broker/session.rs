@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use super::Asked;
 use super::attach;
 use super::attend::{Attended, printable};
+use super::expression;
 use super::filters::{Filters, Notice};
 use super::outputs;
 use super::packets::{self, Packets};
@@ -66,6 +67,10 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
     }
     // Signals first: from here on Ctrl-C ends an orderly run.
     let mut signals = Signals::new()?;
+    let packet_filter = match options.packets.as_ref().and_then(|packets| packets.filter.as_deref()) {
+        Some(text) => Some(expression::compile(text).await?),
+        None => None,
+    };
     let mut outputs = outputs::open(&options)?;
     let asked: Vec<Arc<Asked>> = asked.into_iter().map(Arc::new).collect();
     let several = asked.len() > 1;
@@ -108,7 +113,7 @@ pub async fn run(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure
         Some(wanted) => Some(Packets::load(&kernel, &filters, wanted)?),
         None => None,
     };
-    let collector = start_collector(&captures, packets.as_ref(), &options, &kernel.release, &outputs)?;
+    let collector = start_collector(&captures, packets.as_ref(), &options, &kernel.release, &outputs, packet_filter)?;
     let session = Session {
         captures,
         collector,

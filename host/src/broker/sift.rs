@@ -67,7 +67,7 @@ async fn ask(identity: Identity, texts: Vec<String>, files: &[Found]) -> Result<
                 FromScout::Boundary(report) => super::watch::boundary("scout", &report),
                 FromScout::Sifted(which) => answer = Some(which),
                 FromScout::Failed(why) => refused = Some(why),
-                FromScout::Answer(_) => {}
+                FromScout::Answer(_) | FromScout::Filter(_) => {}
             }
         }
     };

@@ -133,6 +133,7 @@ impl<'a> Bench<'a> {
             count: None,
             streams: StreamOptions::default(),
             packets: None,
+            packet_filter: None,
             replay: Some(ReplayClock { monotonic_ns: 0, wall_ns: 0 }),
         };
         let fds = [link.ring.as_fd(), link.bell.as_fd(), output.as_fd()];

@@ -94,8 +94,17 @@ pub fn capture_command(manifest: &Manifest, aliases: &[String]) -> Command {
     if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Keylog)) && !has_short(manifest, 'k') {
         command = command.mut_arg("keylog-file", |arg| arg.short('k'));
     }
-    if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Pcapng)) && !has_short(manifest, 'i') {
-        command = command.mut_arg("interface", |arg| arg.short('i'));
+    if manifest.modes.iter().any(|m| m.output == Some(ModeOutput::Pcapng)) {
+        if !has_short(manifest, 'i') {
+            command = command.mut_arg("interface", |arg| arg.short('i'));
+        }
+        command = command.arg(
+            Arg::new("expression")
+                .value_name("EXPRESSION")
+                .num_args(0..)
+                .conflicts_with("packet-filter")
+                .help("With --mode pcapng: as --packet-filter"),
+        );
     }
     command.args(manifest.config.iter().map(|s| setting_arg(s).help_heading("Options of this module")))
 }
@@ -207,10 +216,13 @@ pub fn common_args() -> Vec<Arg> {
 }
 
 /// Frames of network interfaces.
-fn packet_args() -> [Arg; 3] {
+fn packet_args() -> [Arg; 4] {
     [
         Arg::new("interface").long("interface").value_name("IF").action(ArgAction::Append).value_delimiter(',').help(
             "Only from these network interfaces (a list: lo,eth0); without it, from all that are up, now or later",
+        ),
+        Arg::new("packet-filter").long("packet-filter").value_name("EXPRESSION").help(
+            "Only frames that fit this tcpdump expression ('tcp port 443'); it may as well stand at the end of the line",
         ),
         Arg::new("packet-ring")
             .long("packet-ring")

@@ -52,6 +52,8 @@ pub struct PacketOptions {
     pub interfaces: Vec<String>,
     /// Room for frames on their way from the kernel, bytes.
     pub ring_bytes: u64,
+    /// Only frames that fit this tcpdump expression.
+    pub filter: Option<String>,
     /// With a filter by process: also frames of which nobody knows whose they are.
     pub unowned: bool,
     /// The first of these options that somebody gave.
@@ -70,13 +72,20 @@ impl PacketOptions {
             }
         }
         let ring_bytes = matches.get_one("packet-ring").copied().unwrap_or(Self::RING);
-        Self { interfaces, ring_bytes, unowned: matches.get_flag("unowned-packets"), given: Self::given(matches) }
+        Self {
+            interfaces,
+            ring_bytes,
+            filter: expression(matches),
+            unowned: matches.get_flag("unowned-packets"),
+            given: Self::given(matches),
+        }
     }
 
     /// The option that was given, if any was.
     fn given(matches: &ArgMatches) -> Option<&'static str> {
         let given = |name: &&str| matches.value_source(name).is_some_and(|source| source != ValueSource::DefaultValue);
-        ["interface", "packet-ring", "unowned-packets"].into_iter().find(given)
+        let named = ["interface", "packet-ring", "packet-filter", "unowned-packets"].into_iter().find(given);
+        named.or_else(|| expression(matches).map(|_| "packet-filter"))
     }
 }
 
@@ -289,6 +298,14 @@ fn mode_name(manifest: &Manifest, name: String) -> String {
     }
     let meant = manifest.modes.iter().find(|mode| mode_alias(mode) == Some(name.as_str()));
     meant.map_or(name, |mode| mode.name.clone())
+}
+
+/// The tcpdump expression: of its option, or what stands at the end of the line, as tcpdump has it.
+fn expression(matches: &ArgMatches) -> Option<String> {
+    let words: Vec<&str> =
+        matches.try_get_many::<String>("expression").ok().flatten().into_iter().flatten().map(String::as_str).collect();
+    let trailing = (!words.is_empty()).then(|| words.join(" "));
+    matches.try_get_one::<String>("packet-filter").ok().flatten().cloned().or(trailing)
 }
 
 /// Some output is a HAR file.

@@ -45,6 +45,19 @@ impl Filter {
     }
 }
 
+/// Whether a program comes to an end on every frame: each jump leads forward, and into the program.
+#[must_use]
+pub fn ends(program: &[Instruction]) -> bool {
+    let leads_in = |(at, i): (usize, &Instruction)| {
+        let left = program.len() - at - 1;
+        let (always, jump) = (i.code & 0xf7 == 0x05, i.code & 0x07 == 0x05);
+        let farthest = if always { usize::try_from(i.k).unwrap_or(usize::MAX) } else { usize::from(i.jt.max(i.jf)) };
+        !jump || farthest < left
+    };
+    let returns = program.last().is_some_and(|last| last.code & 0x07 == 0x06);
+    returns && program.len() <= MAX_INSTRUCTIONS && program.iter().enumerate().all(leads_in)
+}
+
 fn load(data: &[u8], at: Option<u32>, size: usize) -> Option<u32> {
     let at = usize::try_from(at?).ok()?;
     let bytes = data.get(at..at.checked_add(size)?)?;

@@ -192,6 +192,15 @@ pub struct Boundary {
 ///
 /// Scout and collector are as tight as they get; a worker loads its module next and then calls [`Boundary::tighten`].
 pub fn enter(entry: &Entry<'_>) -> Result<Boundary, SandboxError> {
+    enter_after(entry, || ())
+}
+
+/// As [`enter`], with something done in between: when ids, capabilities and the way back to them are gone, and files and the network are
+/// not. For what needs those, and has nothing captured to give away.
+///
+/// # Errors
+/// As of [`enter`].
+pub fn enter_after(entry: &Entry<'_>, between: impl FnOnce()) -> Result<Boundary, SandboxError> {
     let mut degraded = Vec::new();
     if !matches!(std::fs::read_dir("/proc/self/task").map(Iterator::count), Ok(1)) {
         return Err(SandboxError::NotInForce("there must be exactly one thread"));
@@ -206,6 +215,7 @@ pub fn enter(entry: &Entry<'_>) -> Result<Boundary, SandboxError> {
     privileges::no_new_privileges()?;
     entry.limits.set(entry.role)?;
     preload(entry.preload)?;
+    between();
 
     let enforced = walls::close(entry.readable)?;
     let landlock = match enforced {

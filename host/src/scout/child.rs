@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::packet::libpcap;
 use crate::protocol::control::Control;
 use crate::protocol::{FromScout, ScoutJob, ScoutStart};
 use crate::sandbox::{self, Entry, Limits, Role, child, memfd};
@@ -27,9 +28,10 @@ fn run(broker: u32) -> Result<FromScout, String> {
     let largest = match start.job {
         ScoutJob::Place(_) => files.first().map_or(Ok(0), memfd::file_size).map_err(|e| e.to_string())?,
         // Read piece by piece.
-        ScoutJob::Sift(_) => 0,
+        ScoutJob::Sift(_) | ScoutJob::Filter(_) => 0,
     };
-    let boundary = sandbox::enter(&Entry {
+    let mut compiled = None;
+    let entry = Entry {
         role: Role::Scout,
         broker_pid: broker,
         identity: start.identity,
@@ -37,8 +39,14 @@ fn run(broker: u32) -> Result<FromScout, String> {
         limits: Limits::of(Role::Scout, largest.saturating_mul(3), files.len()),
         preload: &[],
         readable: None,
-    })
-    .map_err(|e| e.to_string())?;
+    };
+    // Names of hosts and ports stand in files, and in the network.
+    let between = || {
+        if let ScoutJob::Filter(expression) = &start.job {
+            compiled = Some(libpcap::compile(expression));
+        }
+    };
+    let boundary = sandbox::enter_after(&entry, between).map_err(|e| e.to_string())?;
     Control::say(&FromScout::Boundary(boundary.report().clone()));
     match start.job {
         ScoutJob::Place(request) => {
@@ -46,6 +54,7 @@ fn run(broker: u32) -> Result<FromScout, String> {
             let bytes = memfd::map_file(file).map_err(|e| format!("cannot map it: {e}"))?;
             Ok(FromScout::Answer(super::analyse(&bytes, &request)))
         }
+        ScoutJob::Filter(_) => Ok(FromScout::Filter(compiled.ok_or("the filter was not compiled")?)),
         ScoutJob::Sift(texts) => Ok(FromScout::Sifted(files.into_iter().map(|file| sift(file, &texts)).collect())),
     }
 }

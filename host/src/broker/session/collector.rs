@@ -14,6 +14,7 @@ use crate::broker::{localtime, watch};
 use crate::cli::{RunOptions, is_har};
 use crate::failure::Failure;
 use crate::module::Trust;
+use crate::packet::filter::Filter;
 use crate::protocol::{CollectorModule, CollectorStart, Session as SessionFacts, TargetName};
 use crate::sandbox::{Identity, Role};
 use crate::sink::{Format, OutputOptions};
@@ -42,6 +43,7 @@ pub fn start_collector(
     options: &RunOptions,
     kernel_release: &str,
     outputs: &[Output],
+    packet_filter: Option<Filter>,
 ) -> Result<Attended, Failure> {
     let source = |capture: &Capture| {
         let module = &capture.asked.module;
@@ -69,6 +71,7 @@ pub fn start_collector(
         count: options.count,
         streams: options.streams.clone(),
         packets: packets.map(|p| p.ring_bytes),
+        packet_filter,
         replay: None,
     };
     let links = captures.iter().flat_map(|c| [c.link.ring.as_fd(), c.link.bell.as_fd()]);
