@@ -1,14 +1,14 @@
 //! Opens the files that events are written to. The collector has no right to open anything.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::rotation::Series;
 use crate::cli::{Rotation, RunOptions};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::sink::{Format, Rotate};
 
 /// An output as it is handed to the collector.
@@ -40,6 +40,13 @@ pub struct Output {
 pub fn open(options: &RunOptions) -> Result<Vec<Output>, Failure> {
     let mut outputs =
         if options.only_keylog() { Vec::new() } else { writes(&options.writes, options.rotation.as_ref())? };
+    if options.format == Format::Pcapng
+        && let Some(terminal) = outputs.iter().find(|output| output.fd.is_terminal())
+    {
+        let text = format!("a capture file is not for reading, and {} is a terminal", terminal.name);
+        let remedy = "write it to a file (-w out.pcapng), or into a program that reads it (-w - | tshark -r -)";
+        return Err(Failure::new("E-OUTPUT", text).remedy(remedy).exit(Exit::Usage));
+    }
     if let Some(path) = &options.keylog_file {
         let output = if path == Path::new("-") { stdout()? } else { keylog(path)? };
         outputs.push(Output { format: Some(Format::Keylog), ..output });
@@ -76,7 +83,6 @@ fn first(path: &Path, rotation: &Rotation) -> Result<Output, Failure> {
 }
 
 fn stdout() -> Result<Output, Failure> {
-    use io::IsTerminal;
     let out = io::stdout();
     let fd = out.as_fd().try_clone_to_owned().map_err(|e| {
         Failure::new("E-OUTPUT", format!("stdout cannot be used: {e}")).remedy("is it closed? use -w FILE")

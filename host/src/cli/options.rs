@@ -277,7 +277,8 @@ impl RunOptions {
     /// Events go nowhere but into a key log: nobody asked for another output.
     #[must_use]
     pub fn only_keylog(&self) -> bool {
-        self.keylog_file.is_some() && self.format_open && self.writes.is_empty()
+        let packets = self.format == Format::Pcapng;
+        self.keylog_file.is_some() && self.format_open && self.writes.is_empty() && !packets
     }
 }
 
