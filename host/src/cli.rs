@@ -5,6 +5,7 @@ mod command;
 mod completion;
 mod duration;
 mod early;
+mod extcap;
 mod inspect;
 mod manual;
 mod options;
@@ -43,6 +44,12 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<Exit, Failure> {
     let args: Vec<_> = std::env::args_os().collect();
+    // The pipe is held for the whole of the run.
+    let (args, _fifo) = match extcap::read(&args)? {
+        extcap::Asked::Nothing => (args, None),
+        extcap::Asked::Answer(text) => return print(&text),
+        extcap::Asked::Capture(args, fifo) => (args, Some(fifo)),
+    };
     // What the commands are depends on the modules, and where those are depends on two options: they are read first.
     let search = early::search(&args)?;
     let mut facts = Facts::of_this_host();

@@ -58,10 +58,13 @@ pub fn start_collector(
             config: capture.asked.options.config.clone(),
         }
     };
+    let mut written = collector_outputs(outputs, options.format, options.multiline, options.bodies);
+    // That a reader has had enough is no error.
+    written.iter_mut().for_each(|output| output.quiet_end |= options.quiet);
     let start = CollectorStart {
         identity: Identity::choose(),
         modules: captures.iter().map(source).collect(),
-        outputs: collector_outputs(outputs, options.format, options.multiline, options.bodies),
+        outputs: written,
         session: SessionFacts {
             host: watch::host_name(),
             kernel: kernel_release.into(),
