@@ -39,7 +39,7 @@ fn slips_of_the_hand() {
     expect(&modules, &["mysql", "--duration", "5 parsecs"], 2, &["--duration"]);
     expect(&modules, &["mysql", "--ring-size", "12"], 2, &["--ring-size", "128KiB"]);
     expect(&modules, &["mysql", "--count", "0"], 2, &["--count"]);
-    expect(&modules, &["mysql", "-o", "xml"], 2, &["text, json, hex, har, keylog, none"]);
+    expect(&modules, &["mysql", "-o", "xml"], 2, &["text, json, hex, har, keylog, pcapng, none"]);
     expect(&modules, &["mysql", "--statement_memory", "lots"], 2, &["E-CONFIG", "statement_memory"]);
     expect(&modules, &["mysql", "--mysqld", "relative/path"], 2, &["E-CONFIG", "mysqld"]);
     expect(

@@ -135,7 +135,7 @@ fn what_is_wrong_in_the_file_is_said_with_its_place() {
 fn what_is_wrong_in_a_variable_is_said_with_its_name() {
     let stage = Modules::with(&["mysql"]);
     for (name, value, hint) in [
-        ("ECAPTURE_OUTPUT", "xml", "text, json, hex, har, keylog, none"),
+        ("ECAPTURE_OUTPUT", "xml", "text, json, hex, har, keylog, pcapng, none"),
         ("ECAPTURE_DURATION", "5 parsecs", "no unit of time"),
         ("ECAPTURE_MYSQL_STATEMENT_MEMORY", "lots", "not a size"),
     ] {

@@ -33,6 +33,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "no-children",
     "no-new-targets",
     "output",
+    "packet-filter",
     "packet-ring",
     "path",
     "pid",

@@ -146,7 +146,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
         ("[module.postgres]\n", "1:9", "there is no module \"postgres\"; sections are [common] and [module.NAME]"),
         ("[elsewhere]\n", "1:2", "sections are [common] and [module.NAME]"),
         ("[common]\noutptu = 'json'\n", "2:1", "unknown key \"outptu\" in [common]; did you mean \"output\"?"),
-        ("[common]\n output = 'xml'\n", "2:11", "possible values: text, json, hex, har, keylog, none"),
+        ("[common]\n output = 'xml'\n", "2:11", "possible values: text, json, hex, har, keylog, pcapng, none"),
         ("[common]\nöutput = 'json'\n", "2:1", ""),
         ("[common]\ncount = 'x'\n", "2:9", "\"count\" in [common]"),
         ("[common]\ncount = [1, 2]\n", "2:9", "takes one value, not 2"),
@@ -180,7 +180,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_place() {
 #[test]
 fn what_is_wrong_in_a_variable_is_said_with_its_name() {
     for (name, value, words) in [
-        ("ECAPTURE_OUTPUT", "xml", "possible values: text, json, hex, har, keylog, none"),
+        ("ECAPTURE_OUTPUT", "xml", "possible values: text, json, hex, har, keylog, pcapng, none"),
         ("ECAPTURE_QUIET", "maybe", "not true or false"),
         ("ECAPTURE_PID", "1,x", "'x'"),
         ("ECAPTURE_RING_SIZE", "12", "128KiB to 1GiB"),
