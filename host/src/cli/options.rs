@@ -248,10 +248,11 @@ impl RunOptions {
                 Some(ModeOutput::Json) => Format::Json,
                 Some(ModeOutput::Hex) => Format::Hex,
                 Some(ModeOutput::Keylog) => Format::Keylog,
-                Some(ModeOutput::Pcapng) => Format::None,
+                Some(ModeOutput::Pcapng) => Format::Pcapng,
                 Some(ModeOutput::Text) | None => self.format,
             };
         }
+        self.settle_capture_file(captures_packets)?;
         let option = match (self.format, &self.keylog_file) {
             _ if secrets => return Ok(()),
             (Format::Keylog, _) => "--output keylog",
@@ -264,14 +265,32 @@ impl RunOptions {
 
     /// Frames are captured by modes that have them, and by no others.
     fn settle_packets(&mut self, captured: bool) -> Result<(), Failure> {
+        let usage = |text: String| Failure::new("E-USAGE", text).exit(Exit::Usage);
+        let named = self.writes.iter().any(|path| is_pcapng(path));
         if captured {
-            return Ok(());
+            let shows = self.format_open || matches!(self.format, Format::Pcapng | Format::None) || named;
+            let text = "this mode captures packets, which only the format pcapng has (and none counts)";
+            let remedy = "leave out --output, or add a capture file: -w FILE.pcapng";
+            return if shows { Ok(()) } else { Err(usage(text.into()).remedy(remedy)) };
         }
         let given = self.packets.take().and_then(|packets| packets.given.map(|name| format!("--{name}")));
-        let option = given.or_else(|| (false).then(|| "--output pcapng".to_owned()));
+        let option = given.or_else(|| (self.format == Format::Pcapng).then(|| "--output pcapng".to_owned()));
+        let option = option.or_else(|| named.then(|| "--write FILE.pcapng".to_owned()));
         let Some(option) = option else { return Ok(()) };
         let text = format!("{option} needs a mode that captures packets, and no module is asked for one");
-        Err(Failure::new("E-USAGE", text).exit(Exit::Usage).remedy("add --mode pcapng, as in `ecapture tls -m pcapng`"))
+        Err(usage(text).remedy("add --mode pcapng, as in `ecapture tls -m pcapng`"))
+    }
+
+    /// With packets, some output must be one that has them.
+    fn settle_capture_file(&self, captured: bool) -> Result<(), Failure> {
+        let named = self.writes.iter().any(|path| is_pcapng(path));
+        if captured && !named && !matches!(self.format, Format::Pcapng | Format::None) {
+            let text = "modules whose modes are written differently cannot share outputs with packets";
+            return Err(Failure::new("E-USAGE", text)
+                .exit(Exit::Usage)
+                .remedy("run them apart, or add a capture file: -w FILE.pcapng"));
+        }
+        Ok(())
     }
 
     /// Events go nowhere but into a key log: nobody asked for another output.
@@ -318,6 +337,11 @@ fn writes_har(matches: &ArgMatches) -> bool {
 /// A file of this name is one, whatever the format of the others.
 pub fn is_har(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("har"))
+}
+
+/// A file of this name is a capture file, whatever the format of the others.
+pub fn is_pcapng(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("pcapng"))
 }
 
 /// How events are written.
@@ -394,6 +418,19 @@ mod tests {
         assert_eq!(settled(&["--keylog-file", "k"], &[&keylog]).unwrap(), (Format::Keylog, true));
         assert_eq!(settled(&["--keylog-file", "k", "-w", "x"], &[&keylog]).unwrap(), (Format::Keylog, false));
         assert_eq!(settled(&["--keylog-file", "k", "-o", "json"], &[&keylog]).unwrap(), (Format::Json, false));
+        let packets = mode(Some(ModeOutput::Pcapng));
+        assert_eq!(settled(&["-w", "x"], &[&packets]).unwrap().0, Format::Pcapng);
+        assert_eq!(settled(&["-w", "x", "--keylog-file", "k"], &[&packets]).unwrap().0, Format::Pcapng);
+        assert_eq!(settled(&["-o", "none"], &[&packets]).unwrap().0, Format::None);
+        assert_eq!(settled(&["-o", "json", "-w", "x.pcapng"], &[&packets]).unwrap().0, Format::Json);
+        for words in [&["-o", "json"][..], &["-w", "x.json", "-o", "hex"]] {
+            assert_eq!(settled(words, &[&packets]).unwrap_err().code, "E-USAGE", "{words:?}");
+        }
+        assert_eq!(settled(&[], &[&packets, &text]).unwrap_err().code, "E-USAGE");
+        for words in [&["-w", "x.pcapng"][..], &["-o", "pcapng"], &["--interface", "lo"], &["--unowned-packets"]] {
+            let failure = settled(words, &[&text]).unwrap_err();
+            assert!(failure.remedy.unwrap().contains("-m pcapng"), "{words:?}");
+        }
         for words in [["--keylog-file", "k"], ["-o", "keylog"]] {
             let failure = settled(&words, &[&text]).unwrap_err();
             assert_eq!((failure.code, failure.exit), ("E-USAGE", Exit::Usage));

@@ -83,6 +83,12 @@ impl Merge {
         }
     }
 
+    /// Up to this time every source has said everything.
+    #[must_use]
+    pub fn told_ns(&self) -> u64 {
+        self.marks.iter().map(|mark| mark.time_ns).min().unwrap_or(u64::MAX)
+    }
+
     /// The next event that may be written: source and bytes.
     pub fn pop(&mut self, now: Instant) -> Option<(usize, Vec<u8>)> {
         let Reverse((time, ..)) = self.held.peek()?;

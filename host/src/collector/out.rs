@@ -45,6 +45,8 @@ pub struct Out {
     pub written: u64,
     /// That many were.
     pub enough: bool,
+    /// Times of the secrets that were written since somebody looked.
+    pub secrets: Vec<u64>,
 }
 
 /// What waits until the only output has room: one event can become several requests with large bodies, which an output that is
@@ -97,6 +99,9 @@ impl Out {
         }
         let mut fields: Vec<Field<'_>> = Vec::with_capacity(16);
         let refused = schema.bind(&view, &mut fields);
+        if fixed.role == role::SECRET {
+            self.secrets.push(fixed.time_ns);
+        }
         source.events += 1;
         source.truncated_bytes += fixed.missing;
         source.columns_refused += u64::from(refused);

@@ -1,47 +1,80 @@
-//! Frames of network interfaces between the kernel's ring and the outputs.
+//! Frames of network interfaces between the kernel's ring and the outputs: taken, held until the secrets that they need have
+//! been written, given on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::out::{Out, monotonic_ns};
 use crate::event::PacketTotals;
+use crate::packet::order::Order;
 use crate::packet::reader::Reader;
-use crate::packet::{Interface, Packet};
+use crate::packet::{Frame, Interface, InterfaceTotals};
+use crate::protocol::FromCollector;
+use crate::protocol::control::Control;
 
 /// Bytes taken from the ring before anybody else's turn.
 const BUDGET: u64 = 4 << 20;
+/// Number of the control group that has all others in it, and says nothing.
+const ROOT_GROUP: u64 = 1;
+/// Control groups that were asked about, at most, before it is begun anew.
+const MAX_ASKED: usize = 4096;
+
+/// What came of one interface's frames.
+struct Known {
+    interface: Interface,
+    received: u64,
+    dropped: u64,
+}
 
 /// Everything that is known of frames.
 pub struct Packets {
     reader: Reader,
-    interfaces: HashMap<u32, Interface>,
+    interfaces: HashMap<u32, Known>,
+    order: Order,
+    /// Under this name the outputs count what they could not take.
+    name: Arc<str>,
+    /// Control groups whose container was asked for.
+    asked: HashSet<u64>,
     /// What the kernel side counted, once it is known.
     totals: PacketTotals,
-    by_interface: Vec<(u32, u64, u64)>,
     /// Frames of interfaces that nobody spoke of.
     strangers: u64,
+    /// The end comes after so many frames.
+    count: Option<u64>,
+    written: u64,
 }
 
 impl Packets {
     /// Nothing yet.
-    pub fn new(reader: Reader) -> Self {
+    pub fn new(reader: Reader, count: Option<u64>) -> Self {
         Self {
             reader,
             interfaces: HashMap::new(),
+            order: Order::default(),
+            name: "packets".into(),
+            asked: HashSet::new(),
             totals: PacketTotals::default(),
-            by_interface: Vec::new(),
             strangers: 0,
+            count,
+            written: 0,
         }
     }
 
     /// Frames of this interface may come.
     pub fn interface(&mut self, interface: Interface) {
-        self.interfaces.insert(interface.index, interface);
+        self.interfaces.entry(interface.index).or_insert(Known { interface, received: 0, dropped: 0 });
     }
 
     /// What the kernel side counted.
     pub fn counted(&mut self, totals: PacketTotals, by_interface: Vec<(u32, u64, u64)>) {
-        (self.totals, self.by_interface) = (totals, by_interface);
+        self.totals = totals;
+        for (index, received, dropped) in by_interface {
+            if let Some(known) = self.interfaces.get_mut(&index) {
+                (known.received, known.dropped) = (received, dropped);
+            }
+        }
     }
 
     /// Up to where there are frames now. What the broker says of an interface comes before its first frame: so this is asked
@@ -51,23 +84,76 @@ impl Packets {
     }
 
     /// Takes one turn's worth of the frames before `until`; true if there may be more.
-    pub fn drain(&mut self, until: u64, mut each: impl FnMut(&Packet<'_>, &Interface)) -> bool {
-        let interfaces = &self.interfaces;
-        let taken = self.reader.drain(until, BUDGET, |packet| match interfaces.get(&packet.interface) {
-            Some(interface) => each(packet, interface),
-            None => self.strangers += 1,
+    pub fn drain(&mut self, until: u64, out: &Out) -> bool {
+        let Self { reader, interfaces, order, asked, strangers, .. } = self;
+        let taken = reader.drain(until, BUDGET, |packet| {
+            if !interfaces.contains_key(&packet.interface) {
+                *strangers += 1;
+                return;
+            }
+            // By the time that it is written the answer is there.
+            if let Some(owner) = packet.owner.as_ref().filter(|o| o.cgroup > ROOT_GROUP)
+                && out.who.container(owner.cgroup).is_none()
+                && asked.insert(owner.cgroup)
+            {
+                Control::say(&FromCollector::Resolve(owner.process, owner.cgroup));
+            }
+            order.push(packet);
         });
+        if self.asked.len() > MAX_ASKED {
+            self.asked.clear();
+        }
         taken > 0
     }
 
-    /// Everything was taken.
+    /// A secret of this time was written.
+    pub fn secret(&mut self, time_ns: u64) {
+        self.order.secret(time_ns);
+    }
+
+    /// Gives on what has waited long enough. `told_ns`: up to which time all secrets are written.
+    pub fn release(&mut self, told_ns: u64, out: &mut Out) {
+        let now = monotonic_ns();
+        while !out.sinks.congested()
+            && let Some(held) = self.order.pop(now, told_ns)
+        {
+            self.write(&held.packet(), out);
+        }
+    }
+
+    /// Gives on the next one whether or not it has waited; false if there is none.
+    pub fn release_last(&mut self, out: &mut Out) -> bool {
+        let Some(held) = self.order.pop_last() else { return false };
+        self.write(&held.packet(), out);
+        true
+    }
+
+    fn write(&mut self, packet: &crate::packet::Packet<'_>, out: &mut Out) {
+        let Some(known) = self.interfaces.get(&packet.interface) else { return };
+        if self.has_enough() {
+            return;
+        }
+        let container = packet.owner.as_ref().and_then(|owner| out.who.container(owner.cgroup)).flatten();
+        let wall_ns = out.clock.wall_ns(packet.time_ns);
+        let frame = Frame { packet, interface: &known.interface, wall_ns, container: container.as_deref() };
+        out.sinks.packet(&self.name, &frame);
+        self.written += 1;
+    }
+
+    /// As many were written as were asked for.
+    pub fn has_enough(&self) -> bool {
+        self.count.is_some_and(|count| self.written >= count)
+    }
+
+    /// Everything was taken from the ring.
     pub fn is_empty(&self) -> bool {
         self.reader.is_empty()
     }
 
-    /// As [`Reader::prepare_sleep`].
+    /// When to look again at the latest; and as [`Reader::prepare_sleep`].
     pub fn prepare_sleep(&mut self) -> Option<Duration> {
-        self.reader.prepare_sleep()
+        let due = self.order.due().map(|due| Duration::from_nanos(due.saturating_sub(monotonic_ns()).max(1)));
+        [due, self.reader.prepare_sleep()].into_iter().flatten().min()
     }
 
     /// As [`Reader::awake`].
@@ -80,10 +166,26 @@ impl Packets {
         self.reader.bell()
     }
 
+    /// What came of each interface that frames came from.
+    pub fn by_interface(&self) -> Vec<InterfaceTotals> {
+        let of = |known: &Known| InterfaceTotals {
+            interface: known.interface.clone(),
+            received: known.received,
+            dropped: known.dropped,
+            filtered: 0,
+        };
+        self.interfaces.values().map(of).collect()
+    }
+
     /// The totals of the run.
     pub fn totals(&self) -> PacketTotals {
         let counts = self.reader.counts();
-        let malformed = self.strangers + counts.malformed;
-        PacketTotals { seen: counts.seen, malformed, ..self.totals.clone() }
+        PacketTotals {
+            seen: counts.seen,
+            malformed: self.strangers + counts.malformed,
+            late: self.order.late_packets(),
+            late_secrets: self.order.late_secrets(),
+            ..self.totals.clone()
+        }
     }
 }

@@ -80,7 +80,7 @@ fn start(broker: u32) -> Result<Collector, String> {
         sources.push(Source::new(index, module, next()?, next()?)?);
     }
     let packets = match start.packets {
-        Some(bytes) => Some(Packets::new(Reader::open(next()?, &next()?, bytes)?)),
+        Some(bytes) => Some(Packets::new(Reader::open(next()?, &next()?, bytes)?, start.count)),
         None => None,
     };
     let mut outputs = Vec::new();
@@ -127,9 +127,11 @@ fn start(broker: u32) -> Result<Collector, String> {
             given_up: Vec::new(),
             waiting: Waiting::default(),
             live: start.replay.is_none(),
-            count: start.count,
+            // Of frames, if there are any.
+            count: start.count.filter(|_| packets.is_none()),
             written: 0,
             enough: false,
+            secrets: Vec::new(),
         },
         mail,
         sources,
@@ -181,6 +183,7 @@ impl Collector {
                 }
             }
             self.out.tell_waiting(&mut self.sources, &mut self.mail);
+            self.release_packets();
             let mut notices = Vec::new();
             let due = self.out.sinks.tick(Instant::now(), &mut notices);
             self.say(notices);
@@ -189,7 +192,7 @@ impl Collector {
                 told = true;
                 Control::say(&FromCollector::NobodyListens);
             }
-            if !told && self.out.enough {
+            if !told && (self.out.enough || self.packets.as_ref().is_some_and(Packets::has_enough)) {
                 told = true;
                 Control::say(&FromCollector::CountReached);
             }
@@ -253,7 +256,16 @@ impl Collector {
         let Some(until) = self.packets.as_ref().map(Packets::written) else { return Ok(false) };
         self.heed_broker(Duration::ZERO)?;
         let Some(packets) = &mut self.packets else { return Ok(false) };
-        Ok(packets.drain(until, |_, _| {}))
+        Ok(packets.drain(until, &self.out))
+    }
+
+    /// Gives frames to the outputs whose secrets are written.
+    fn release_packets(&mut self) {
+        let secrets = std::mem::take(&mut self.out.secrets);
+        if let Some(packets) = &mut self.packets {
+            secrets.into_iter().for_each(|time_ns| packets.secret(time_ns));
+            packets.release(self.merge.told_ns(), &mut self.out);
+        }
     }
 
     /// A worker is gone; its link is emptied in its turn, since an output may be slow.
@@ -378,6 +390,28 @@ impl Collector {
         }
     }
 
+    /// Nothing more will come that a frame could wait for.
+    fn write_last_packets(&mut self) {
+        let Some(packets) = &mut self.packets else { return };
+        let until = Instant::now() + LAST_WRITE;
+        loop {
+            // An output that does not get on in this time loses the rest, and counts it.
+            if !self.out.sinks.congested() || Instant::now() > until {
+                if !packets.release_last(&mut self.out) {
+                    return;
+                }
+                continue;
+            }
+            self.out.sinks.flush();
+            if !self.out.sinks.congested() {
+                continue;
+            }
+            let blocked: Vec<_> = self.out.sinks.blocked().collect();
+            let mut fds: Vec<_> = blocked.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect();
+            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 }));
+        }
+    }
+
     fn end(mut self, kernel: &[KernelTotals], ended_ns: Option<u64>) {
         let mut left = std::mem::take(&mut self.out.given_up);
         left.append(&mut self.out.streams.finish());
@@ -386,6 +420,7 @@ impl Collector {
             self.out.sinks.flush();
             self.wait_for_room();
         }
+        self.write_last_packets();
         let mut summary = Summary::default();
         for (source, kernel) in self.sources.iter().zip(kernel) {
             source.intake.add_to(&mut summary);
@@ -394,7 +429,10 @@ impl Collector {
             // Nobody will ever read what its last worker left behind.
             totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
-        summary.packets = self.packets.as_ref().map(Packets::totals);
+        if let Some(packets) = &self.packets {
+            summary.packets = Some(packets.totals());
+            self.out.sinks.interfaces(&packets.by_interface());
+        }
         self.out.streams.add_to(&mut summary);
         self.tell_targets();
         self.out.sinks.flush();

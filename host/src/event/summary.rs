@@ -129,6 +129,10 @@ packet_totals! {
     unowned,
     /// Captured frames whose process is known.
     owned,
+    /// Frames that were written out of order: too late to be sorted.
+    late,
+    /// Secrets that came after frames that they may be needed for.
+    late_secrets,
     /// Records that were none.
     malformed,
 }
@@ -221,6 +225,8 @@ fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     say(t.faults, "frame", " whose bytes could not be read")?;
     say(t.filtered, "frame", " of processes that were not asked for left out")?;
     say(t.unowned, "frame", " left out since it is not known whose they are: --unowned-packets keeps them")?;
+    say(t.late, "frame", " written out of order: too late to be sorted")?;
+    say(t.late_secrets, "secret", " written after frames that may need it")?;
     say(t.malformed, "record", " of the ring made no sense")?;
     say(unaccounted, "frame", " unaccounted for: neither received nor counted as lost")
 }

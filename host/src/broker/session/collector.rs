@@ -11,7 +11,7 @@ use crate::broker::outputs::Output;
 use crate::broker::packets::Packets;
 use crate::broker::prepare::Target;
 use crate::broker::{localtime, watch};
-use crate::cli::{RunOptions, is_har};
+use crate::cli::{RunOptions, is_har, is_pcapng};
 use crate::failure::Failure;
 use crate::module::Trust;
 use crate::packet::filter::Filter;
@@ -95,6 +95,7 @@ pub fn collector_outputs(
         let format = match o.format {
             Some(own) => own,
             None if !o.inherited && is_har(Path::new(&o.name)) => Format::Har,
+            None if !o.inherited && is_pcapng(Path::new(&o.name)) => Format::Pcapng,
             None => format,
         };
         // People ask for what they want to read; for programs everything is there.
