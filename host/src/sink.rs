@@ -32,4 +32,4 @@ mod schema_tests;
 
 pub use rotate::Rotate;
 pub use session::{Gap, Render, SegmentEnd, SegmentModule, SessionEnd, SessionModule, SessionStart};
-pub use set::{Format, Notice, OutputOptions, OutputSpec, Sink, SinkReport, SinkSet};
+pub use set::{Format, Notice, OutputOptions, OutputSpec, PACKETS, Sink, SinkReport, SinkSet};

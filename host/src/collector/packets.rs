@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use super::out::{Out, monotonic_ns};
 use crate::event::PacketTotals;
+use crate::packet::filter::Filter;
 use crate::packet::order::Order;
 use crate::packet::reader::Reader;
 use crate::packet::{Frame, Interface, InterfaceTotals};
 use crate::protocol::FromCollector;
 use crate::protocol::control::Control;
+use crate::sink::PACKETS;
 
 /// Bytes taken from the ring before anybody else's turn.
 const BUDGET: u64 = 4 << 20;
@@ -26,12 +28,15 @@ struct Known {
     interface: Interface,
     received: u64,
     dropped: u64,
+    /// Did not fit the filter.
+    unfit: u64,
 }
 
 /// Everything that is known of frames.
 pub struct Packets {
     reader: Reader,
     interfaces: HashMap<u32, Known>,
+    filter: Option<Filter>,
     order: Order,
     /// Under this name the outputs count what they could not take.
     name: Arc<str>,
@@ -48,12 +53,13 @@ pub struct Packets {
 
 impl Packets {
     /// Nothing yet.
-    pub fn new(reader: Reader, count: Option<u64>) -> Self {
+    pub fn new(reader: Reader, filter: Option<Filter>, count: Option<u64>) -> Self {
         Self {
             reader,
             interfaces: HashMap::new(),
+            filter,
             order: Order::default(),
-            name: "packets".into(),
+            name: PACKETS.into(),
             asked: HashSet::new(),
             totals: PacketTotals::default(),
             strangers: 0,
@@ -64,7 +70,7 @@ impl Packets {
 
     /// Frames of this interface may come.
     pub fn interface(&mut self, interface: Interface) {
-        self.interfaces.entry(interface.index).or_insert(Known { interface, received: 0, dropped: 0 });
+        self.interfaces.entry(interface.index).or_insert(Known { interface, received: 0, dropped: 0, unfit: 0 });
     }
 
     /// What the kernel side counted.
@@ -85,10 +91,14 @@ impl Packets {
 
     /// Takes one turn's worth of the frames before `until`; true if there may be more.
     pub fn drain(&mut self, until: u64, out: &Out) -> bool {
-        let Self { reader, interfaces, order, asked, strangers, .. } = self;
+        let Self { reader, interfaces, filter, order, asked, strangers, .. } = self;
         let taken = reader.drain(until, BUDGET, |packet| {
-            if !interfaces.contains_key(&packet.interface) {
+            let Some(known) = interfaces.get_mut(&packet.interface) else {
                 *strangers += 1;
+                return;
+            };
+            if filter.as_ref().is_some_and(|filter| !filter.fits(known.interface.link_type, packet)) {
+                known.unfit += 1;
                 return;
             }
             // By the time that it is written the answer is there.
@@ -172,7 +182,7 @@ impl Packets {
             interface: known.interface.clone(),
             received: known.received,
             dropped: known.dropped,
-            filtered: 0,
+            filtered: known.unfit,
         };
         self.interfaces.values().map(of).collect()
     }
@@ -182,6 +192,7 @@ impl Packets {
         let counts = self.reader.counts();
         PacketTotals {
             seen: counts.seen,
+            unfit: self.interfaces.values().map(|known| known.unfit).sum(),
             malformed: self.strangers + counts.malformed,
             late: self.order.late_packets(),
             late_secrets: self.order.late_secrets(),

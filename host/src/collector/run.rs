@@ -80,7 +80,7 @@ fn start(broker: u32) -> Result<Collector, String> {
         sources.push(Source::new(index, module, next()?, next()?)?);
     }
     let packets = match start.packets {
-        Some(bytes) => Some(Packets::new(Reader::open(next()?, &next()?, bytes)?, start.count)),
+        Some(bytes) => Some(Packets::new(Reader::open(next()?, &next()?, bytes)?, start.packet_filter, start.count)),
         None => None,
     };
     let mut outputs = Vec::new();

@@ -129,12 +129,16 @@ packet_totals! {
     unowned,
     /// Captured frames whose process is known.
     owned,
+    /// Received frames that did not fit the packet filter.
+    unfit,
     /// Frames that were written out of order: too late to be sorted.
     late,
     /// Secrets that came after frames that they may be needed for.
     late_secrets,
     /// Records that were none.
     malformed,
+    /// Frames that some output could not take.
+    sink_lost,
 }
 
 /// Totals of a run.
@@ -212,7 +216,7 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
 
 fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     let unaccounted = t.produced.saturating_sub(t.seen).saturating_sub(t.lost);
-    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0;
+    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.sink_lost == 0;
     write!(out, "packets: {}", count(t.seen, "frame"))?;
     writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
     let mut say = |number: u64, thing: &str, rest: &str| match number {
@@ -225,9 +229,11 @@ fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     say(t.faults, "frame", " whose bytes could not be read")?;
     say(t.filtered, "frame", " of processes that were not asked for left out")?;
     say(t.unowned, "frame", " left out since it is not known whose they are: --unowned-packets keeps them")?;
+    say(t.unfit, "frame", " that did not fit the packet filter left out")?;
     say(t.late, "frame", " written out of order: too late to be sorted")?;
     say(t.late_secrets, "secret", " written after frames that may need it")?;
     say(t.malformed, "record", " of the ring made no sense")?;
+    say(t.sink_lost, "frame", " not written: an output was slow, full or closed")?;
     say(unaccounted, "frame", " unaccounted for: neither received nor counted as lost")
 }
 

@@ -33,6 +33,9 @@ use super::text::{Text, TextOptions};
 /// Longest wait at the end before every slow reader is tried again.
 const ROUND: Duration = Duration::from_millis(20);
 
+/// Frames count under this name, as events do under that of their module.
+pub const PACKETS: &str = "packets";
+
 /// An output as the collector sees it. No call fails: what goes wrong with an output is its own business (kept, retried,
 /// counted) and comes out as [`Notice`]s and in its [`SinkReport`], since no caller could do better with an error than
 /// to go on with the other outputs.
@@ -301,9 +304,12 @@ impl SinkSet {
     /// Sets `sink_lost` of each module to what all outputs together have lost so far.
     pub fn add_losses(&self, summary: &mut Summary) {
         summary.modules.iter_mut().for_each(|totals| totals.sink_lost = 0);
+        summary.packets.iter_mut().for_each(|packets| packets.sink_lost = 0);
         for (module, lost) in self.sinks.iter().flat_map(|sink| sink.report().lost_by_module) {
-            if lost > 0 {
-                summary.module(&module).sink_lost += lost;
+            match &mut summary.packets {
+                Some(packets) if module == PACKETS => packets.sink_lost += lost,
+                _ if lost > 0 => summary.module(&module).sink_lost += lost,
+                _ => {}
             }
         }
     }
