@@ -4,6 +4,7 @@
 mod exchanges;
 mod mail;
 mod merge;
+mod messages;
 mod out;
 mod packets;
 mod run;

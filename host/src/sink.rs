@@ -9,6 +9,7 @@ pub mod encode;
 pub mod escape;
 mod exchange;
 pub mod fd;
+mod grpc;
 mod har;
 pub mod hex;
 pub mod json;

@@ -355,11 +355,11 @@ fn commands_of_the_document() {
     let mut orders = waiting.stdin.take().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let commands = ecapture_tests::document::commands("docs/http.md");
-    assert_eq!(commands.len(), 6, "{commands:?}");
+    assert_eq!(commands.len(), 7, "{commands:?}");
     for command in commands {
         let words = command.split(' ').skip(1).map(|word| if word == "4711" { &pid } else { word });
         let mut capture = modules.ecapture();
-        capture.current_dir(dir.path()).args(words).args(["--libssl", &library.text(), "--duration", "3s"]);
+        capture.current_dir(dir.path()).args(words).args(["--libssl", &library.text(), "--duration", "2s"]);
         let mut process =
             capture.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
         while process.try_wait().unwrap().is_none() {
@@ -369,7 +369,9 @@ fn commands_of_the_document() {
         }
         let output = process.wait_with_output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-        let shown = std::fs::read_to_string(dir.path().join("out.har")).unwrap_or(shown);
+        let har = dir.path().join("out.har");
+        let shown = std::fs::read_to_string(&har).unwrap_or(shown);
+        let _ = std::fs::remove_file(har);
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         // On loopback an answer takes less than the document's millisecond.
         assert!(

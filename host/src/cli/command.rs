@@ -246,8 +246,8 @@ pub fn stream_args() -> Vec<Arg> {
             .long("view")
             .value_name("VIEW")
             .default_value("auto")
-            .value_parser(["auto", "raw", "http"])
-            .help("Show requests with their responses where HTTP is spoken (auto), those only (http), or every call as it is (raw)"),
+            .value_parser(["auto", "raw", "http", "stream"])
+            .help("Show requests with their responses where HTTP is spoken (auto), those only (http), every call as it is (raw), or what connections carry, put in order (stream)"),
         Arg::new("body")
             .long("body")
             .value_name("WHICH")

@@ -366,8 +366,11 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, O
     };
     let view = matches.get_one::<String>("view").and_then(|name| View::from_name(name)).unwrap_or_default();
     let view = match view {
-        View::Raw if !filter.is_empty() => {
-            let text = "--host, --path, --status, --method and --min-duration choose among HTTP requests, which --view raw does not show";
+        View::Raw | View::Stream if !filter.is_empty() => {
+            let text = format!(
+                "--host, --path, --status, --method and --min-duration choose among HTTP requests, which --view {} does not show",
+                if view == View::Raw { "raw" } else { "stream" }
+            );
             return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
         }
         // What has no request fits no filter.
@@ -376,8 +379,11 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, O
         View::Auto if format == Format::Hex && !writes_har(matches) => View::Raw,
         view => view,
     };
-    if view == View::Raw && writes_har(matches) {
-        let text = "a HAR file has HTTP requests, which --view raw does not show";
+    if matches!(view, View::Raw | View::Stream) && writes_har(matches) {
+        let text = format!(
+            "a HAR file has HTTP requests, which --view {} does not show",
+            if view == View::Raw { "raw" } else { "stream" }
+        );
         return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
     }
     let bodies = matches.get_one::<String>("body").and_then(|name| Bodies::from_name(name));

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::event::{Column, ColumnType, Field, Schema, SchemaError, Value};
 use crate::stream::exchange::Exchange;
+use crate::stream::grpc;
 
 /// How an exchange stands in a line of text.
 const TEXT: &str = "{http.request.method} {url.full} {http.response.status_code}[ {ecapture.duration_ns}]\
-                    [ {http.response.body.size} B][  ({ecapture.http.notes})]";
+                    [ {http.response.body.size} B][ grpc {ecapture.grpc.status}][: {ecapture.grpc.message}][  ({ecapture.http.notes})]";
 
 macro_rules! columns {
     ($($id:ident $name:literal $ty:ident,)+) => {
@@ -41,6 +42,12 @@ columns! {
     PeerAddress "network.peer.address" Text,
     PeerPort "network.peer.port" U64,
     AddressSource "ecapture.tls.address_source" Text,
+    RpcSystem "rpc.system" Text,
+    RpcService "rpc.service" Text,
+    RpcMethod "rpc.method" Text,
+    RpcStatus "rpc.grpc.status_code" U64,
+    GrpcStatus "ecapture.grpc.status" Text,
+    GrpcMessage "ecapture.grpc.message" Text,
     Notes "ecapture.http.notes" Text,
 }
 
@@ -73,15 +80,20 @@ pub struct Ends {
 pub struct Told<'a> {
     exchange: &'a Exchange,
     ends: &'a Ends,
-    scheme: String,
+    /// `https`.
+    pub scheme: String,
     /// Host without the port.
     pub host: Option<String>,
-    port: Option<u16>,
+    /// Port, if the request or the connection says it.
+    pub port: Option<u16>,
     /// Path without the query.
     pub path: Option<String>,
     query: Option<String>,
-    full: Option<String>,
+    /// All of the address.
+    pub full: Option<String>,
     notes: String,
+    /// It is a call of gRPC, and has ended so.
+    rpc: Option<Option<grpc::Status>>,
 }
 
 impl<'a> Told<'a> {
@@ -98,7 +110,13 @@ impl<'a> Told<'a> {
             query: None,
             full: None,
             notes: exchange.notes.join("; "),
+            rpc: None,
         };
+        let response = exchange.response.as_ref().map(|response| &response.message);
+        let kinds = [exchange.request.as_ref().map(|request| &request.message), response];
+        if kinds.into_iter().flatten().filter_map(|half| half.header("content-type")).any(grpc::is_grpc) {
+            told.rpc = Some(response.and_then(|half| grpc::Status::of(&half.trailers, &half.headers)));
+        }
         if let Some(request) = &exchange.request {
             let target = lossy(&request.target);
             let authority = request.authority.as_deref().map(lossy);
@@ -188,6 +206,16 @@ impl<'a> Told<'a> {
             put(port, end.as_ref().map(|end| Value::U64(end.1.into())));
         }
         put(Id::AddressSource, self.ends.source.as_deref().map(text));
+        if let Some(status) = &self.rpc {
+            put(Id::RpcSystem, Some(text("grpc")));
+            let call = self.path.as_deref().and_then(|path| path.strip_prefix('/')?.rsplit_once('/'));
+            put(Id::RpcService, call.map(|(service, _)| text(service)));
+            put(Id::RpcMethod, call.map(|(_, method)| text(method)));
+            put(Id::RpcStatus, status.as_ref().map(|status| Value::U64(status.code.into())));
+            put(Id::GrpcStatus, status.as_ref().and_then(grpc::Status::name).map(text));
+            let message = status.as_ref().and_then(|status| status.message.as_deref());
+            put(Id::GrpcMessage, message.filter(|message| !message.is_empty()).map(text));
+        }
         put(Id::Notes, (!self.notes.is_empty()).then(|| text(&self.notes)));
         fields
     }
@@ -247,6 +275,32 @@ mod tests {
             assert_eq!(told(method, target, authority, true), (full.into(), parts.map(String::from).to_vec()));
         }
         assert_eq!(told("GET", "/n", None, false).0, "https://[::1]:8443/n");
+    }
+
+    #[test]
+    fn a_call_of_grpc_says_what_was_called_and_how_it_ended() {
+        use crate::stream::exchange::{Header, Message, Response};
+        let header = |name: &str, value: &str| Header { name: Some(name.into()), value: Some(value.into()) };
+        let headers = vec![header("content-type", "application/grpc+proto")];
+        let request = Request {
+            method: b"POST".to_vec(),
+            target: b"/pkg.Service/Call".to_vec(),
+            message: Message { headers: headers.clone(), ..Message::default() },
+            ..Request::default()
+        };
+        let trailers = vec![header("grpc-status", "5"), header("grpc-message", "no%20such")];
+        let message = Message { headers, trailers, ..Message::default() };
+        let response = Some(Response { status: Some(200), message, ..Response::default() });
+        let exchange = Exchange { request: Some(request), response, ..Exchange::default() };
+        let ends = Ends::default();
+        let told = Told::new(&exchange, &ends);
+        let fields = told.fields();
+        let value = |id: Id| fields.iter().find(|field| field.column == id as u16).map(|field| field.value);
+        assert_eq!(value(Id::RpcService), Some(Value::Text(b"pkg.Service")));
+        assert_eq!(value(Id::RpcMethod), Some(Value::Text(b"Call")));
+        assert_eq!(value(Id::RpcStatus), Some(Value::U64(5)));
+        assert_eq!(value(Id::GrpcStatus), Some(Value::Text(b"NOT_FOUND")));
+        assert_eq!(value(Id::GrpcMessage), Some(Value::Text(b"no such")));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::exchanges::Told;
 use super::mail::Mail;
+use super::messages;
 use super::source::{Intake, Source};
 use super::streams::{About, Streams};
 use super::who::Who;
@@ -17,6 +18,7 @@ use crate::protocol::{FromCollector, Process};
 use crate::sink::{SinkSet, keylog};
 use crate::stream::conversation::Outcome;
 use crate::stream::exchange::Exchange;
+use crate::stream::said::Said;
 
 /// Longest wait for the broker's answer about a process; then the target's path must do.
 const ANSWER: Duration = Duration::from_millis(50);
@@ -61,6 +63,7 @@ enum Item {
     /// Module, and the event.
     Call(usize, Vec<u8>),
     Exchange(Box<(About, Exchange)>),
+    Said(Box<(About, Said)>),
 }
 
 impl Item {
@@ -72,6 +75,7 @@ impl Item {
         match self {
             Self::Call(_, bytes) => bytes.len() as u64,
             Self::Exchange(told) => body(&told.1) as u64,
+            Self::Said(said) => said.1.held() as u64,
         }
     }
 }
@@ -157,6 +161,7 @@ impl Out {
                     }
                 }
                 Item::Exchange(told) => self.exchange(&told.0, &told.1),
+                Item::Said(said) => self.said(&said.0, &said.1),
             }
         }
         !self.waiting.queue.is_empty()
@@ -192,11 +197,24 @@ impl Out {
                 }
             }
         }
+        self.say(&about, outcome.within);
         for exchange in outcome.exchanges {
             if self.has_to_wait() {
                 self.wait(Item::Exchange(Box::new((about.clone(), exchange))));
             } else {
                 self.exchange(&about, &exchange);
+            }
+        }
+        self.say(&about, outcome.behind);
+    }
+
+    /// What was said beside exchanges.
+    fn say(&mut self, about: &About, said: Vec<Said>) {
+        for said in said {
+            if self.has_to_wait() {
+                self.wait(Item::Said(Box::new((about.clone(), said))));
+            } else {
+                self.said(about, &said);
             }
         }
     }
@@ -224,32 +242,40 @@ impl Out {
         }
         let Some(schema) = self.streams.schema(about.module).filter(|_| wanted) else { return };
         let fields = told.fields();
-        let target = about.target.as_ref().map(|t| t.path.as_bytes());
-        let runs_target = about.target.as_ref().is_some_and(|t| t.program);
-        let asked = about.process.as_ref().and_then(|p| p.exe.as_deref()).map(str::as_bytes);
-        let comm_len = about.comm.iter().position(|b| *b == 0).unwrap_or(about.comm.len());
-        let time_ns = exchange.ended_ns();
         let event = Event {
-            schema,
-            time_ns,
-            wall_ns: self.clock.wall_ns(time_ns),
-            pid: about.pid,
-            tid: about.tid,
-            uid: about.uid,
-            cgroup: about.cgroup,
-            comm: about.comm.get(..comm_len).unwrap_or_default(),
-            exe: if runs_target { target } else { asked },
-            container: about.container.as_deref(),
-            target,
-            stream: Some(Stream { id: about.stream, offset: 0 }),
             fields: &fields,
-            refused: 0,
-            payload: &[],
-            secret: false,
             missing: exchange.missing(),
-            lost_before: 0,
             flags: Flags(if exchange.is_complete() { 0 } else { Flags::PARTIAL }),
             exchange: Some(exchange),
+            ..about_event(about, schema, exchange.ended_ns(), &self.clock)
+        };
+        self.sinks.event(&event);
+        self.wrote();
+    }
+
+    /// Something that was said beside exchanges.
+    fn said(&mut self, about: &About, said: &Said) {
+        if self.enough {
+            return;
+        }
+        let told = Told::new(&said.of, &about.ends);
+        let filter = &self.streams.options.filter;
+        if !filter.is_empty() && !filter.wants(&said.of, told.host.as_deref(), told.path.as_deref()) {
+            if let Some(counts) = self.streams.counts(about.module) {
+                counts.filtered += 1;
+            }
+            return;
+        }
+        let Some(schema) = self.streams.said(about.module).and_then(|schemas| schemas.of(said)) else { return };
+        let close = messages::reason(said);
+        let shown = messages::show(said, &told, &about.ends, about.stream, close.as_ref(), schema);
+        let event = Event {
+            fields: &shown.fields,
+            stream: Some(Stream { id: about.stream, offset: shown.offset }),
+            payload: shown.payload,
+            missing: shown.missing,
+            flags: shown.flags,
+            ..about_event(about, schema, said.time_ns, &self.clock)
         };
         self.sinks.event(&event);
         self.wrote();
@@ -294,7 +320,7 @@ impl Out {
             exe,
             container: container.as_deref(),
             target,
-            stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: fixed.stream_offset }),
+            stream: (fixed.stream_id != 0).then_some(Stream { id: fixed.stream_id, offset: Some(fixed.stream_offset) }),
             fields,
             refused,
             payload: view.payload,
@@ -306,6 +332,36 @@ impl Out {
         };
         self.sinks.event(&event);
         self.wrote();
+    }
+}
+
+/// An event of a connection, with what is known of its process.
+fn about_event<'a>(about: &'a About, schema: &'a EventSchema, time_ns: u64, clock: &Clock) -> Event<'a> {
+    let target = about.target.as_ref().map(|t| t.path.as_bytes());
+    let runs_target = about.target.as_ref().is_some_and(|t| t.program);
+    let asked = about.process.as_ref().and_then(|p| p.exe.as_deref()).map(str::as_bytes);
+    let comm_len = about.comm.iter().position(|b| *b == 0).unwrap_or(about.comm.len());
+    Event {
+        schema,
+        time_ns,
+        wall_ns: clock.wall_ns(time_ns),
+        pid: about.pid,
+        tid: about.tid,
+        uid: about.uid,
+        cgroup: about.cgroup,
+        comm: about.comm.get(..comm_len).unwrap_or_default(),
+        exe: if runs_target { target } else { asked },
+        container: about.container.as_deref(),
+        target,
+        stream: Some(Stream { id: about.stream, offset: None }),
+        fields: &[],
+        refused: 0,
+        payload: &[],
+        secret: false,
+        missing: 0,
+        lost_before: 0,
+        flags: Flags::default(),
+        exchange: None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::exchanges::{Ends, schema};
+use super::messages::Schemas;
 use crate::event::wire::View as Wire;
 use crate::event::{EventSchema, Field, Schema, Summary, Value};
 use crate::protocol::{Process, TargetName};
@@ -99,6 +100,7 @@ pub struct Streams {
     table: Table<About>,
     columns: HashMap<(usize, u16), Option<Columns>>,
     schemas: Vec<Schema>,
+    said: Vec<Schemas>,
     counts: Vec<Counts>,
     /// Processes that have ended, and since when that is known.
     ended: Vec<(u32, u64, Instant)>,
@@ -112,11 +114,19 @@ impl Streams {
     /// # Errors
     /// A module's name is none.
     pub fn new<'a>(options: StreamOptions, modules: impl Iterator<Item = &'a str>) -> Result<Self, String> {
-        let schemas: Result<Vec<_>, _> = modules.map(schema).collect();
-        let schemas = schemas.map_err(|e| e.to_string())?;
+        let (mut schemas, mut said) = (Vec::new(), Vec::new());
+        for module in modules {
+            schemas.push(schema(module).map_err(|e| e.to_string())?);
+            said.push(Schemas::new(module).map_err(|e| e.to_string())?);
+        }
         let memory = usize::try_from(options.memory).unwrap_or(usize::MAX);
+        let table = match options.view {
+            View::Stream => Table::followed(memory),
+            _ => Table::new(memory, options.bodies()),
+        };
         Ok(Self {
-            table: Table::new(memory, options.bodies()),
+            table,
+            said,
             counts: schemas.iter().map(|_| Counts::default()).collect(),
             options,
             columns: HashMap::new(),
@@ -129,6 +139,11 @@ impl Streams {
     /// How exchanges of this module are declared.
     pub fn schema(&self, module: usize) -> Option<&EventSchema> {
         self.schemas.get(module).and_then(|schema| schema.event(0))
+    }
+
+    /// How what is said beside exchanges is declared.
+    pub fn said(&self, module: usize) -> Option<&Schemas> {
+        self.said.get(module)
     }
 
     /// What is counted of this module.
@@ -210,6 +225,7 @@ impl Streams {
         let mut outcome = Outcome::default();
         conversation.call(&call, raw, &mut outcome);
         let about = about.clone();
+        self.table.hurry(key, &mut outcome);
         let counts = &mut self.counts;
         self.table.settle(key, |about, outcome| {
             if let Some(counts) = counts.get_mut(about.module) {

@@ -56,8 +56,8 @@ pub struct Event<'a> {
 pub struct Stream {
     /// Number of the connection, unique in a session; never 0.
     pub id: u64,
-    /// Offset of the event in its direction, bytes.
-    pub offset: u64,
+    /// Offset of the event in its direction, bytes; `None`: it is not at one place.
+    pub offset: Option<u64>,
 }
 
 /// A column that is present.

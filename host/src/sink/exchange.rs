@@ -5,6 +5,7 @@ use crate::stream::options::Bodies;
 
 use super::encode::base64;
 use super::escape;
+use super::grpc;
 use super::json::{flag, key, number, string, text};
 
 /// Appends the keys of both halves.
@@ -26,6 +27,9 @@ fn message(half: &str, message: &Message, bodies: Bodies, out: &mut Vec<u8>) {
     }
     if message.missing > 0 {
         number(&own("missing_bytes"), message.missing, out);
+    }
+    if grpc::shows(message, bodies) {
+        grpc::json(half, message, out);
     }
     let body = &message.body;
     if let Some(problem) = &body.problem {

@@ -53,9 +53,8 @@ impl Render for Json {
         id("ecapture.monotonic_ns", event.time_ns, out);
         if let Some(stream) = event.stream {
             id("ecapture.stream.id", stream.id, out);
-            // An exchange is not at one place.
-            if event.exchange.is_none() {
-                number("ecapture.stream.offset", stream.offset, out);
+            if let Some(offset) = stream.offset {
+                number("ecapture.stream.offset", offset, out);
             }
         }
         for (column, value) in event.columns() {

@@ -13,7 +13,7 @@ fn schema() -> J {
     serde_json::from_str(include_str!("../../../docs/event.schema.json")).unwrap()
 }
 
-/// `type`, `const`, `$ref`, `items`, `properties`, `patternProperties` (as a prefix), `additionalProperties`, `required`.
+/// `type`, `const`, `$ref`, `items`, `properties`, `patternProperties` (as a prefix, or with `$` as a whole), `additionalProperties`, `required`.
 fn check(root: &J, rule: &J, value: &J, at: &str) -> Result<(), String> {
     if let Some(reference) = rule["$ref"].as_str() {
         return check(root, root.pointer(reference.trim_start_matches('#')).unwrap(), value, at);
@@ -45,8 +45,11 @@ fn check(root: &J, rule: &J, value: &J, at: &str) -> Result<(), String> {
     for (key, inner) in value.as_object().into_iter().flatten() {
         let patterns = rule["patternProperties"].as_object();
         let pattern = patterns.and_then(|patterns| {
-            let prefix = |pattern: &str| pattern.trim_start_matches('^').replace('\\', "");
-            patterns.iter().find(|(pattern, _)| key.starts_with(&prefix(pattern))).map(|(_, rule)| rule)
+            let fits = |pattern: &str| {
+                let plain = pattern.trim_start_matches('^').replace('\\', "");
+                plain.strip_suffix('$').map_or_else(|| key.starts_with(&plain), |whole| key == whole)
+            };
+            patterns.iter().find(|(pattern, _)| fits(pattern)).map(|(_, rule)| rule)
         });
         let found = rule["properties"].get(key).or(pattern).or(rule.get("additionalProperties"));
         match found {
@@ -73,7 +76,7 @@ fn conforms(definition: &str, line: &J) {
 fn full<'a>(schema: &'a crate::event::Schema, fields: &'a [crate::event::Field<'a>]) -> Event<'a> {
     Event {
         container: Some("3f2a"),
-        stream: Some(Stream { id: u64::MAX, offset: 12 }),
+        stream: Some(Stream { id: u64::MAX, offset: Some(12) }),
         refused: 1,
         payload: b"\xff",
         missing: 1,
@@ -109,6 +112,11 @@ fn exchanges_are_as_published() {
     let mut event = samples::event(&schema, &[]);
     event.exchange = Some(&exchange);
     conforms("event", &line(|_, out| Json::new(Bodies::All).event(&event, out)));
+    let call = super::grpc::tests::exchange();
+    event.exchange = Some(&call);
+    let call = line(|_, out| Json::new(Bodies::All).event(&event, out));
+    assert!(call["ecapture.grpc.response.messages"].is_array());
+    conforms("event", &call);
 }
 
 #[test]

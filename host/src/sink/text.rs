@@ -9,11 +9,12 @@ use std::io::Write as _;
 
 use crate::event::template::Part;
 use crate::event::{Event, Value};
-use crate::stream::exchange::{Exchange, Message};
+use crate::stream::exchange::Exchange;
 use crate::stream::options::{Bodies, is_text};
 
 use super::encode::{decimal, float, hex_byte, signed};
 use super::escape;
+use super::grpc;
 use super::session::{Gap, Render, SessionEnd, SessionStart};
 use super::time::time_of_day;
 
@@ -170,7 +171,17 @@ impl Text {
     fn bodies(&self, exchange: &Exchange, out: &mut Vec<u8>) {
         let request = exchange.request.iter().map(|request| (&b"> "[..], &request.message));
         let response = exchange.response.iter().map(|response| (&b"< "[..], &response.message));
-        for (mark, Message { body, .. }) in request.chain(response) {
+        for (mark, message) in request.chain(response) {
+            let body = &message.body;
+            if grpc::shows(message, self.options.bodies) {
+                for line in grpc::text(message) {
+                    out.extend_from_slice(escape::INDENT.get(1..).unwrap_or_default());
+                    out.extend_from_slice(mark);
+                    self.value(Value::Text(&line), out);
+                    out.push(b'\n');
+                }
+                continue;
+            }
             if !self.options.bodies.shows(&body.bytes) {
                 continue;
             }

@@ -6,6 +6,11 @@ mod coding;
 
 use coding::{Chain, Stop};
 
+use super::sse::{Event, Sse};
+
+/// Bytes that are decoded of a run of events: it never ends, and what is held of it is bounded anyway.
+const EVENTS: u64 = 1 << 32;
+
 /// What bodies may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
@@ -54,14 +59,28 @@ pub struct BodyReader {
     chain: Option<Chain>,
     /// It has an encoding: its bytes are not those of the wire.
     encoded: bool,
+    /// It is a run of events: those that are complete and were not asked for.
+    events: Option<Box<(Sse, Vec<Event>)>>,
 }
 
 impl BodyReader {
     /// `encodings`: the values of `Content-Encoding`, in their order, as they were sent (each may be a list).
     #[must_use]
     pub fn new<'a>(limits: BodyLimits, encodings: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut reader = Self { body: Body::default(), limits, chain: None, encoded: false };
-        if limits.keep == 0 {
+        Self::with(limits, encodings, false)
+    }
+
+    /// Of this content type: a run of events is taken apart as it comes, whatever is kept of bodies.
+    #[must_use]
+    pub fn of<'a>(limits: BodyLimits, kind: Option<&[u8]>, encodings: impl Iterator<Item = &'a [u8]>) -> Self {
+        Self::with(limits, encodings, kind.is_some_and(super::sse::is_sse))
+    }
+
+    fn with<'a>(limits: BodyLimits, encodings: impl Iterator<Item = &'a [u8]>, events: bool) -> Self {
+        let events = events.then(Box::default);
+        let limits = BodyLimits { decode: if events.is_some() { EVENTS } else { limits.decode }, ..limits };
+        let mut reader = Self { body: Body::default(), limits, chain: None, encoded: false, events };
+        if limits.keep == 0 && reader.events.is_none() {
             return reader;
         }
         let named = encodings.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
@@ -80,12 +99,18 @@ impl BodyReader {
     /// The next bytes of the wire.
     pub fn push(&mut self, bytes: &[u8]) {
         self.body.wire += bytes.len() as u64;
-        if self.limits.keep == 0 {
+        if self.limits.keep == 0 && self.events.is_none() {
             return;
         }
+        let tell = |piece: &[u8], events: &mut Option<Box<(Sse, Vec<Event>)>>| {
+            if let Some((reader, told)) = events.as_deref_mut() {
+                reader.push(piece, told);
+            }
+        };
         if !self.encoded {
             let first = self.body.decoded;
             self.body.decoded += bytes.len() as u64;
+            tell(bytes, &mut self.events);
             // Behind a gap nothing is kept: the place of every byte that is kept is certain.
             if self.body.problem.is_none() {
                 keep(&mut self.body.bytes, first, bytes, self.limits.keep);
@@ -93,8 +118,9 @@ impl BodyReader {
             return;
         }
         let Some(chain) = &mut self.chain else { return };
-        let (body, limits) = (&mut self.body, self.limits);
+        let (body, limits, events) = (&mut self.body, self.limits, &mut self.events);
         let stop = chain.push(bytes, &mut |piece| {
+            tell(piece, events);
             keep(&mut body.bytes, body.decoded, piece, limits.keep);
             body.decoded = body.decoded.saturating_add(piece.len() as u64);
             body.decoded <= limits.decode
@@ -114,13 +140,22 @@ impl BodyReader {
         if len > 0 {
             self.body.problem.get_or_insert_with(|| format!("{len} bytes of it were lost"));
             self.chain = None;
+            if let Some((events, _)) = self.events.as_deref_mut() {
+                events.gap();
+            }
         }
+    }
+
+    /// Events that have become complete since this was asked for.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.as_deref_mut().map(|(_, told)| std::mem::take(told)).unwrap_or_default()
     }
 
     /// Bytes of memory that it holds, about.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.body.bytes.capacity() + self.chain.as_ref().map_or(0, |chain| chain.held(self.body.decoded))
+        let events = self.events.as_ref().map_or(0, |events| events.0.held());
+        self.body.bytes.capacity() + events + self.chain.as_ref().map_or(0, |chain| chain.held(self.body.decoded))
     }
 
     /// The body; nothing more of it comes.

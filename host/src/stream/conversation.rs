@@ -6,22 +6,31 @@
 use super::assemble::{Assembler, Call};
 use super::body::BodyLimits;
 use super::exchange::{Direction, Exchange, Protocol};
-use super::http1::Http1;
+use super::follow::{self, Follow};
 use super::http1::head::{Begins, begins};
+use super::http1::{Http1, Switched};
 use super::http2::{self, Http2};
+use super::said::{Said, What};
+use super::websocket::{self, Deflate, WebSocket};
 
 /// Calls that are held back while the first bytes do not tell yet what they are.
 const MAX_HELD_CALLS: usize = 32;
 /// Bytes of them.
 const MAX_HELD_BYTES: usize = 64 << 10;
+/// Bytes that are kept of a message where no bodies are wanted: a message is what there is to tell.
+const MESSAGE: u64 = 1 << 20;
 
 /// What is to be done with a call, and with those before it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Calls that were held back and are to be shown as they came, first of all.
     pub released: Vec<Vec<u8>>,
+    /// What was said within exchanges that are not complete, or are complete with this call.
+    pub within: Vec<Said>,
     /// Requests with their responses.
     pub exchanges: Vec<Exchange>,
+    /// What was said behind them.
+    pub behind: Vec<Said>,
     /// The call itself is to be shown as it came.
     pub show: bool,
     /// Bytes that were found to be missing.
@@ -49,6 +58,10 @@ enum Mode {
     Http1(Box<Http1>),
     /// It speaks HTTP/2.
     Http2(Box<Http2>),
+    /// It is a WebSocket, since this exchange.
+    WebSocket(Box<(WebSocket, Exchange)>),
+    /// It is shown as it is.
+    Follow(Follow),
 }
 
 /// A call that is held back.
@@ -86,18 +99,34 @@ impl Conversation {
         }
     }
 
+    /// One that is shown as it is.
+    #[must_use]
+    pub fn followed() -> Self {
+        Self { mode: Mode::Follow(Follow::default()), ..Self::new(BodyLimits::default()) }
+    }
+
     /// The next call. `raw`: the event that told of it, to be given back if it has to be shown later.
     pub fn call(&mut self, call: &Call<'_>, raw: &[u8], outcome: &mut Outcome) {
         let direction = call.direction;
         let assembler = if direction == Direction::Transmit { &mut self.transmit } else { &mut self.receive };
         let placed = assembler.place(call);
         outcome.missing += placed.gap.saturating_add(placed.missing);
+        if let Mode::Follow(follow) = &mut self.mode {
+            let first = call.offset.saturating_add((call.bytes.len() - placed.bytes.len()) as u64);
+            let mut told = Vec::new();
+            follow.call(direction, first, &placed, call.time_ns, &mut told);
+            outcome.behind.extend(told.into_iter().map(piece));
+            return;
+        }
         if placed.gap > 0 {
             self.gap(direction, call.time_ns, placed.gap, outcome);
         }
         match &self.mode {
-            Mode::Http1(_) | Mode::Http2(_) => self.parse(direction, call.time_ns, placed.bytes, outcome),
+            Mode::Http1(_) | Mode::Http2(_) | Mode::WebSocket(_) => {
+                self.parse(direction, call.time_ns, placed.bytes, outcome);
+            }
             Mode::Unread => outcome.show = true,
+            Mode::Follow(_) => {}
             Mode::Plain => self.decide(call, placed.bytes, raw, outcome),
         }
         if placed.missing > 0 {
@@ -109,30 +138,64 @@ impl Conversation {
         match &mut self.mode {
             Mode::Http1(http) => http.gap(direction, time_ns, Some(len), &mut outcome.exchanges),
             Mode::Http2(http) => http.gap(direction, time_ns, Some(len), &mut outcome.exchanges),
+            Mode::WebSocket(socket) => {
+                let mut messages = Vec::new();
+                socket.0.gap(direction, time_ns, Some(len), &mut messages);
+                outcome.behind.extend(messages.into_iter().map(|message| said(message, &socket.1)));
+            }
             // What was held back waits for bytes that are lost.
-            Mode::Plain | Mode::Unread => self.release(outcome),
+            Mode::Plain | Mode::Unread | Mode::Follow(_) => self.release(outcome),
         }
     }
 
     fn parse(&mut self, direction: Direction, time_ns: u64, bytes: &[u8], outcome: &mut Outcome) {
         let http = match &mut self.mode {
             Mode::Http1(http) => http,
-            Mode::Http2(http) => return http.data(direction, time_ns, bytes, &mut outcome.exchanges),
-            Mode::Plain | Mode::Unread => return,
+            Mode::Http2(http) => {
+                http.data(direction, time_ns, bytes, &mut outcome.exchanges);
+                outcome.within.append(&mut http.take_said());
+                return;
+            }
+            Mode::WebSocket(socket) => {
+                let mut messages = Vec::new();
+                socket.0.data(direction, time_ns, bytes, &mut messages);
+                outcome.behind.extend(messages.into_iter().map(|message| said(message, &socket.1)));
+                return;
+            }
+            Mode::Plain | Mode::Unread | Mode::Follow(_) => return,
         };
         http.data(direction, time_ns, bytes, &mut outcome.exchanges);
+        outcome.within.append(&mut http.take_said());
         outcome.unparsed += http.take_skipped();
-        let Some(switched) = http.switched() else { return };
-        let rest = bytes.get(bytes.len().saturating_sub(switched.rest)..).unwrap_or_default();
-        if switched.to == b"h2c" {
-            let mut http = Http2::new(self.limits, false);
-            http.data(direction, time_ns, rest, &mut outcome.exchanges);
-            self.mode = Mode::Http2(Box::new(http));
-            return;
+        if let Some(switched) = http.switched().cloned() {
+            self.switch(&switched, direction, time_ns, bytes, outcome);
         }
-        // A parser for what comes then would take over here.
-        outcome.show |= !rest.is_empty();
-        self.mode = if switched.to == b"tunnel" { Mode::Plain } else { Mode::Unread };
+    }
+
+    /// Goes on with what an upgrade led to.
+    fn switch(&mut self, switched: &Switched, direction: Direction, time_ns: u64, bytes: &[u8], outcome: &mut Outcome) {
+        let rest = bytes.get(bytes.len().saturating_sub(switched.rest)..).unwrap_or_default();
+        let upgrade = || {
+            let is_upgrade = |exchange: &&Exchange| exchange.response.as_ref().is_some_and(|r| r.status == Some(101));
+            outcome.exchanges.iter().rev().find(is_upgrade).map(Exchange::outline).unwrap_or_default()
+        };
+        self.mode = match switched.to.as_slice() {
+            b"h2c" => Mode::Http2(Box::new(Http2::new(self.limits, false))),
+            b"websocket" => {
+                let client = switched.requests == Direction::Transmit;
+                let deflate = Deflate::agreed(switched.extensions.iter().map(Vec::as_slice));
+                let keep = if self.limits.keep == 0 { MESSAGE } else { self.limits.keep };
+                let limits = BodyLimits { keep, decode: self.limits.decode.max(keep) };
+                Mode::WebSocket(Box::new((WebSocket::new(limits, Some(client), deflate), upgrade())))
+            }
+            // In a tunnel there may be HTTP again.
+            b"tunnel" => Mode::Plain,
+            _ => Mode::Unread,
+        };
+        match self.mode {
+            Mode::Plain | Mode::Unread => outcome.show |= !rest.is_empty(),
+            _ => self.parse(direction, time_ns, rest, outcome),
+        }
     }
 
     fn decide(&mut self, call: &Call<'_>, bytes: &[u8], raw: &[u8], outcome: &mut Outcome) {
@@ -167,12 +230,18 @@ impl Conversation {
     /// Gives back what was held back: it will not be decided soon.
     pub fn release(&mut self, outcome: &mut Outcome) {
         outcome.released.extend(self.held.drain(..).map(|held| held.raw));
+        if let Mode::Follow(follow) = &mut self.mode {
+            outcome.behind.extend(follow.take().map(piece));
+        }
     }
 
     /// Since when something is held back.
     #[must_use]
     pub fn holds_since(&self) -> Option<u64> {
-        self.held.first().map(|held| held.time_ns)
+        match &self.mode {
+            Mode::Follow(follow) => follow.holds_since(),
+            _ => self.held.first().map(|held| held.time_ns),
+        }
     }
 
     /// A body is open that ends with the connection, so that silence is all that tells of its end.
@@ -190,7 +259,12 @@ impl Conversation {
                 outcome.unparsed += http.take_skipped();
             }
             Mode::Http2(http) => http.finish(&mut outcome.exchanges),
-            Mode::Plain | Mode::Unread => {}
+            Mode::WebSocket(socket) => {
+                let mut messages = Vec::new();
+                socket.0.finish(&mut messages);
+                outcome.behind.extend(messages.into_iter().map(|message| said(message, &socket.1)));
+            }
+            Mode::Plain | Mode::Unread | Mode::Follow(_) => {}
         }
     }
 
@@ -202,8 +276,19 @@ impl Conversation {
             Mode::Plain | Mode::Unread => 0,
             Mode::Http1(http) => size_of::<Http1>() + http.held(),
             Mode::Http2(http) => http.held(),
+            Mode::WebSocket(socket) => size_of::<Exchange>() + socket.0.held(),
+            Mode::Follow(follow) => follow.held(),
         }
     }
+}
+
+fn said(message: websocket::Message, of: &Exchange) -> Said {
+    let (direction, time_ns) = (message.direction, message.ended_ns);
+    Said { of: of.clone(), direction, time_ns, what: What::Message(message) }
+}
+
+fn piece((direction, piece, time_ns): follow::Told) -> Said {
+    Said { of: Exchange::default(), direction, time_ns, what: What::Piece(piece) }
 }
 
 fn choose(bytes: &[u8]) -> Choice {
@@ -359,11 +444,72 @@ mod tests {
         }
     }
 
+    fn messages(outcome: &Outcome) -> Vec<(char, String, String)> {
+        let one = |said: &Said| {
+            let What::Message(message) = &said.what else { panic!("{said:?}") };
+            let target = said.of.request.as_ref().map(|request| String::from_utf8_lossy(&request.target).into_owned());
+            let mark = if said.direction == Direction::Transmit { '>' } else { '<' };
+            (mark, target.unwrap_or_default(), String::from_utf8(message.bytes.clone()).unwrap())
+        };
+        outcome.behind.iter().map(one).collect()
+    }
+
     #[test]
-    fn behind_an_upgrade_calls_are_shown() {
+    fn behind_an_upgrade_to_websocket_are_messages() {
         let mut line = Line::new();
         line.say('>', b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
-        let outcome = line.say('<', b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n");
+        // The first one comes with the answer.
+        let outcome = line.say('<', b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n\x81\x02hi\x81");
+        assert_eq!((outcome.exchanges.len(), outcome.show), (1, false));
+        assert_eq!(messages(&outcome), [('<', "/chat".into(), "hi".into())]);
+        let outcome = line.say('>', b"\x81\x83\x01\x02\x03\x04`bc");
+        assert_eq!((messages(&outcome), outcome.show), (vec![('>', "/chat".into(), "a``".into())], false));
+        assert_eq!(messages(&line.say('<', b"\x03abc")), [('<', "/chat".into(), "abc".into())]);
+        // What was begun is told at the end.
+        line.say('<', b"\x81\x05abc");
+        let mut outcome = Outcome::default();
+        line.0.finish(&mut outcome);
+        assert_eq!(messages(&outcome), [('<', "/chat".into(), "abc".into())]);
+    }
+
+    #[test]
+    fn a_gap_between_messages_is_said_by_the_one_that_it_cuts() {
+        let mut line = Line::new();
+        line.say('>', b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
+        line.say('<', b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n\x81\x05he");
+        line.1[1] += 2;
+        let outcome = line.say('<', b"o\x81\x02hi");
+        let [Said { what: What::Message(cut), .. }, Said { what: What::Message(next), .. }] = outcome.behind.as_slice()
+        else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((cut.bytes.as_slice(), cut.missing, cut.problem.is_some()), (&b"he"[..], 2, true));
+        assert_eq!((next.bytes.as_slice(), next.complete, outcome.missing), (&b"hi"[..], true, 2));
+    }
+
+    #[test]
+    fn events_are_told_before_the_response_ends() {
+        for keep in [0, 1 << 20] {
+            let mut line = Line(Conversation::new(BodyLimits { keep, decode: keep }), [0, 0]);
+            line.say('>', b"GET /news HTTP/1.1\r\n\r\n");
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            assert_eq!(line.say('<', head), Outcome::default());
+            let outcome = line.say('<', b"9\r\ndata: a\n\n\r\n6\r\ndata: ");
+            let [Said { what: What::Event(event), of, direction, .. }] = outcome.within.as_slice() else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!((event.data.as_str(), *direction, outcome.exchanges.len()), ("a", Direction::Receive, 0));
+            assert_eq!(of.request.as_ref().unwrap().target, b"/news");
+            let outcome = line.say('<', b"\r\n3\r\nb\n\n\r\n0\r\n\r\n");
+            assert_eq!((outcome.within.len(), outcome.exchanges.len()), (1, 1), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn other_upgrades_are_shown_call_by_call() {
+        let mut line = Line::new();
+        line.say('>', b"GET /x HTTP/1.1\r\nUpgrade: other/1\r\n\r\n");
+        let outcome = line.say('<', b"HTTP/1.1 101 Switching\r\nUpgrade: other/1\r\n\r\n");
         assert_eq!((outcome.exchanges.len(), outcome.show), (1, false));
         assert!(line.say('<', b"\x81\x02hi").show);
         // In a tunnel there may be HTTP again.

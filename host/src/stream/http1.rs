@@ -10,6 +10,7 @@ mod pairs;
 
 use super::body::BodyLimits;
 use super::exchange::{Direction, Exchange, Protocol};
+use super::said::Said;
 use half::Half;
 use head::Kind;
 use pairs::Pairs;
@@ -52,6 +53,11 @@ impl Http1 {
     /// Bytes that belonged to no message that could be read; asked for once.
     pub fn take_skipped(&mut self) -> u64 {
         std::mem::take(&mut self.transmit.skipped) + std::mem::take(&mut self.receive.skipped)
+    }
+
+    /// Events of responses that are not complete; asked for once.
+    pub fn take_said(&mut self) -> Vec<Said> {
+        std::mem::take(&mut self.pairs.said)
     }
 
     /// A body is open that ends with the connection.

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{
     body::BodyLimits,
     exchange::{Direction, Exchange, Protocol},
+    said::{Said, What},
 };
 use frame::{HEAD, PREFACE, SETTINGS};
 use hpack::Block;
@@ -52,6 +53,8 @@ struct Streams {
     client: Option<bool>,
     /// Bytes of memory that the streams hold, as far as they were counted: it is asked for at every call.
     held: usize,
+    /// What is told of streams that are not complete.
+    said: Vec<Said>,
 }
 
 /// Whether these bytes, the first of a direction, begin HTTP/2: with the preface of a client, or the settings of a server.
@@ -94,6 +97,7 @@ impl Http2 {
             heard: VecDeque::new(),
             client: None,
             held: 0,
+            said: Vec::new(),
         };
         Self { sides: [Side::new(late), Side::new(late)], streams }
     }
@@ -102,6 +106,11 @@ impl Http2 {
     #[must_use]
     pub fn client(&self) -> Option<bool> {
         self.streams.client
+    }
+
+    /// Events of responses that are not complete; asked for once.
+    pub fn take_said(&mut self) -> Vec<Said> {
+        std::mem::take(&mut self.streams.said)
     }
 
     fn settle(&mut self, out: &mut Vec<Exchange>) {
@@ -233,7 +242,14 @@ impl Http2 {
             }
             Action::Data { stream, bytes } => {
                 if let Some(open) = streams.open.get_mut(&stream) {
-                    open.data(at, bytes, time_ns);
+                    let events = open.data(at, bytes, time_ns);
+                    if !events.is_empty() {
+                        let direction = if at == 0 { Direction::Transmit } else { Direction::Receive };
+                        // The half that has events answers.
+                        let of = Exchange { client: streams.client, ..open.outline(stream, 1 - at) };
+                        let said = |event| Said { of: of.clone(), direction, time_ns, what: What::Event(event) };
+                        streams.said.extend(events.into_iter().map(said));
+                    }
                     streams.count(stream);
                 }
             }

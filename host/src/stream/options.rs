@@ -18,6 +18,8 @@ pub enum View {
     Raw,
     /// Requests with their responses, nothing else.
     Http,
+    /// The bytes of each connection, in their order.
+    Stream,
 }
 
 impl View {
@@ -28,6 +30,7 @@ impl View {
             "auto" => Self::Auto,
             "raw" => Self::Raw,
             "http" => Self::Http,
+            "stream" => Self::Stream,
             _ => return None,
         })
     }

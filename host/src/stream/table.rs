@@ -37,6 +37,8 @@ pub struct Table<T> {
     held: usize,
     limit: usize,
     bodies: BodyLimits,
+    /// Connections are shown as they are.
+    follow: bool,
     /// Newest time that was seen.
     newest_ns: u64,
     /// When the silent ones were looked for.
@@ -46,6 +48,12 @@ pub struct Table<T> {
 }
 
 impl<T> Table<T> {
+    /// The same of connections that are shown as they are.
+    #[must_use]
+    pub fn followed(limit: usize) -> Self {
+        Self { follow: true, ..Self::new(limit, BodyLimits::default()) }
+    }
+
     /// Holds about `limit` bytes at most.
     #[must_use]
     pub fn new(limit: usize, bodies: BodyLimits) -> Self {
@@ -56,6 +64,7 @@ impl<T> Table<T> {
             held: 0,
             limit,
             bodies,
+            follow: false,
             newest_ns: 0,
             looked_ns: 0,
             evicted: 0,
@@ -66,9 +75,9 @@ impl<T> Table<T> {
     pub fn connection(&mut self, key: Key, time_ns: u64, about: impl FnOnce() -> T) -> (&mut Conversation, &mut T) {
         self.stamp += 1;
         self.newest_ns = self.newest_ns.max(time_ns);
-        let (stamp, bodies) = (self.stamp, self.bodies);
+        let (stamp, bodies, follow) = (self.stamp, self.bodies, self.follow);
         let slot = self.slots.entry(key).or_insert_with(|| Slot {
-            conversation: Conversation::new(bodies),
+            conversation: if follow { Conversation::followed() } else { Conversation::new(bodies) },
             about: about(),
             held: 0,
             last_ns: time_ns,
@@ -78,6 +87,16 @@ impl<T> Table<T> {
         self.order.insert(stamp, key);
         (slot.stamp, slot.last_ns) = (stamp, slot.last_ns.max(time_ns));
         (&mut slot.conversation, &mut slot.about)
+    }
+
+    /// There is little room left: what is held of this connection need not wait, if nothing is lost by that.
+    pub fn hurry(&mut self, key: Key, outcome: &mut Outcome) {
+        if self.follow
+            && self.held > self.limit / 2
+            && let Some(slot) = self.slots.get_mut(&key)
+        {
+            slot.conversation.release(outcome);
+        }
     }
 
     /// Counts what the connection holds now, and gives up the longest unused ones if that is too much.

@@ -115,7 +115,7 @@ impl Half {
                     self.end(true, None, pairs);
                     return 0;
                 }
-                let (taken, left) = self.body_bytes(bytes, left);
+                let (taken, left) = self.body_bytes(bytes, left, pairs);
                 self.state = State::Length(left);
                 if left == 0 {
                     self.end(true, None, pairs);
@@ -124,7 +124,7 @@ impl Half {
             }
             State::ChunkSize => self.chunk_size(bytes, pairs),
             State::Chunk(left) => {
-                let (taken, left) = self.body_bytes(bytes, left);
+                let (taken, left) = self.body_bytes(bytes, left, pairs);
                 self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
                 taken
             }
@@ -141,17 +141,20 @@ impl Half {
             },
             State::Trailers => self.trailers(bytes, pairs),
             State::UntilClose => {
-                self.body_bytes(bytes, u64::MAX);
+                self.body_bytes(bytes, u64::MAX, pairs);
                 bytes.len()
             }
             State::Search => self.search(bytes),
         }
     }
 
-    fn body_bytes(&mut self, bytes: &[u8], left: u64) -> (usize, u64) {
+    fn body_bytes(&mut self, bytes: &[u8], left: u64, pairs: &mut Pairs) -> (usize, u64) {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         if let Some(body) = &mut self.body {
             body.push(bytes.get(..taken).unwrap_or_default());
+            if self.kind == Some(Kind::Responses) {
+                pairs.events(body.take_events(), self.last_ns);
+            }
         }
         (taken, left - taken as u64)
     }
@@ -268,7 +271,8 @@ impl Half {
             let transfer = message.headers_named("transfer-encoding").filter(|v| !v.eq_ignore_ascii_case(b"chunked"));
             message.headers_named("content-encoding").chain(transfer.map(without_chunked)).collect()
         };
-        let body = BodyReader::new(self.limits, codings.into_iter());
+        let kind = if matches!(head.first, First::Response(..)) { message.header("content-type") } else { None };
+        let body = BodyReader::of(self.limits, kind, codings.into_iter());
         let framing = match head.first {
             First::Request(method, target) => {
                 self.kind = Some(Kind::Requests);

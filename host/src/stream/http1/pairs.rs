@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::super::exchange::{Exchange, Header, Message, Request, Response};
+use super::super::exchange::{Direction, Exchange, Header, Message, Request, Response};
+use super::super::said::{Said, What};
+use super::super::sse::Event;
 
 /// Requests without an answer that are remembered; the oldest is told without one then.
 const MAX_WAITING: usize = 128;
@@ -40,6 +42,8 @@ pub struct Pairs {
     pub begun_requests: u64,
     /// Another protocol takes over: which, and the extensions agreed to.
     pub switched: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    /// What is told of responses that are not complete.
+    pub said: Vec<Said>,
     /// Something was seen of answers.
     heard: bool,
     /// A request was sent before the one before was answered.
@@ -132,6 +136,16 @@ impl Pairs {
     pub fn open_response(&mut self) -> Option<&mut Message> {
         let pair = self.queue.iter_mut().find(|pair| pair.answered == Progress::Open)?;
         pair.exchange.response.as_mut().map(|response| &mut response.message)
+    }
+
+    /// These events were in the response that is still being sent.
+    pub fn events(&mut self, events: Vec<Event>, time_ns: u64) {
+        let pair = self.queue.iter().find(|pair| pair.answered == Progress::Open);
+        let Some(pair) = pair.filter(|_| !events.is_empty()) else { return };
+        let direction = if self.client == Some(false) { Direction::Transmit } else { Direction::Receive };
+        let of = Exchange { client: self.client, ..pair.exchange.outline() };
+        let said = |event| Said { of: of.clone(), direction, time_ns, what: What::Event(event) };
+        self.said.extend(events.into_iter().map(said));
     }
 
     /// The response that is still being sent is all there, or as much of it as ever will be.

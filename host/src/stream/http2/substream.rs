@@ -8,6 +8,7 @@ use super::hpack::Block;
 use crate::stream::{
     body::{Body, BodyLimits, BodyReader},
     exchange::{Exchange, Header, Message, Request, Response},
+    sse::Event,
 };
 
 /// Notes of one exchange that are kept.
@@ -128,7 +129,11 @@ impl Substream {
             let named = fields.iter().filter(|field| field.is("content-encoding"));
             let named = named.filter_map(|field| field.value.as_deref());
             let unknown = unknown.then_some(&b"said before the capture"[..]);
-            half.body = Some(BodyReader::new(limits, named.chain(unknown)));
+            // What asks has no events.
+            let kind =
+                if is_request(&fields) == Some(true) { None } else { fields.iter().find(|f| f.is("content-type")) };
+            let kind = kind.and_then(|field| field.value.as_deref());
+            half.body = Some(BodyReader::of(limits, kind, named.chain(unknown)));
             half.headers = Some(fields);
             if before.is_some() {
                 self.note("informational response of unknown status");
@@ -136,16 +141,42 @@ impl Substream {
         }
     }
 
-    /// Bytes of the body.
-    pub fn data(&mut self, half: usize, bytes: &[u8], time_ns: u64) {
+    /// Bytes of the body; the events that are complete with them.
+    pub fn data(&mut self, half: usize, bytes: &[u8], time_ns: u64) -> Vec<Event> {
         let half = self.half(half);
         half.touch(time_ns);
         half.data = true;
         match &mut half.body {
             // Behind what is missing nobody knows the place of a byte.
-            Some(body) if !half.uncertain && half.missing == 0 => body.push(bytes),
-            _ => half.behind += bytes.len() as u64,
+            Some(body) if !half.uncertain && half.missing == 0 => {
+                body.push(bytes);
+                body.take_events()
+            }
+            _ => {
+                half.behind += bytes.len() as u64;
+                Vec::new()
+            }
         }
+    }
+
+    /// Which exchange it will be. `asks`: the half that asks.
+    pub fn outline(&self, id: u32, asks: usize) -> Exchange {
+        let [first, second] = &self.halves;
+        let (asking, answering) = if asks == 0 { (first, second) } else { (second, first) };
+        let promised = self.promised.as_ref().map(|(fields, _)| fields.as_slice());
+        let request = promised.or(asking.headers.as_deref()).map(|fields| {
+            let value = |name: &str| fields.iter().find(|field| field.is(name)).and_then(|field| field.value.clone());
+            Request {
+                method: value(":method").unwrap_or_default(),
+                scheme: value(":scheme"),
+                authority: value(":authority").or_else(|| value("host")),
+                target: value(":path").unwrap_or_default(),
+                ..Request::default()
+            }
+        });
+        let response =
+            answering.headers.as_deref().map(|fields| Response { status: status(fields), ..Response::default() });
+        Exchange { version: "2", substream: u64::from(id), request, response, ..Exchange::default() }
     }
 
     /// Bytes of the body are missing.
