@@ -439,11 +439,56 @@ int openssl_new__exit(struct pt_regs *ctx)
 	return forget(ecap_result(ctx));
 }
 
+/* Tells that the connection is over, if bytes were moved on it. Who holds a reference of his own (SSL_up_ref) may go on with it: then
+ * it is the same connection as before. */
+ECAP_INLINE int end(struct pt_regs *ctx, int forgotten)
+{
+	struct ecap_message m = ecap_message(ctx);
+	struct flight *flight;
+	struct connection *connection;
+	struct openssl_end *said;
+	__u64 birth_ns;
+
+	if (!ecap_wanted())
+		return 0;
+	/* For its key, which would need room on the stack. */
+	flight = ecap_state_create(openssl_flights);
+	if (!flight)
+		return 0;
+	if (flight->key.process != process()) {
+		flight->key.process = process();
+		flight->depth = 0;
+	}
+	flight->key.ssl = ecap_arg0(ctx);
+	connection = bpf_map_lookup_elem(&openssl_connections, &flight->key);
+	if (!connection)
+		return 0;
+	birth_ns = connection->birth_ns;
+	if (forgotten)
+		bpf_map_delete_elem(&openssl_connections, &flight->key);
+	if (!birth_ns)
+		return 0;
+	said = ecap_begin(&m, OPENSSL_STREAM_END, sizeof(*said), 0, 0, 0);
+	if (said) {
+		said->ssl = flight->key.ssl;
+		said->birth_ns = birth_ns;
+		ecap_end(&m);
+	}
+	return 0;
+}
+
 /* SSL_clear(ssl): the object is made ready for another connection. */
 SEC("uprobe")
 int openssl_clear(struct pt_regs *ctx)
 {
-	return forget(ecap_arg0(ctx));
+	return end(ctx, 1);
+}
+
+/* SSL_free(ssl). */
+SEC("uprobe")
+int openssl_free(struct pt_regs *ctx)
+{
+	return end(ctx, 0);
 }
 
 ECAP_INLINE void copy_in6(__u32 *to, struct in6_addr *from)

@@ -3,9 +3,10 @@
  * What the kernel side of the `openssl` module tells its decoder, and what its detector tells the kernel side.
  * One owner: this file. The Rust decoder mirrors the byte offsets given in the comments; everything is little endian.
  *
- * All messages go out on stream 0 (`data`, joined): one for each call that moved bytes, when it returns. Each says by itself
+ * Stream 0 (`data`, joined) has a message for each call that moved bytes, when it returns. Each says by itself
  * which connection it belongs to and where in it its bytes are: the decoder remembers nothing, so a lost message leaves a gap
- * of known size and a decoder that is started again goes on where the other stopped.
+ * of known size and a decoder that is started again goes on where the other stopped. Stream 3 (`end`) has one for each connection on
+ * which bytes were moved, when its object is freed or made ready for another one.
  */
 #ifndef ECAP_OPENSSL_H
 #define ECAP_OPENSSL_H
@@ -13,6 +14,7 @@
 #include <ecapture/types.h>
 
 #define OPENSSL_STREAM_DATA 0
+#define OPENSSL_STREAM_END 3 /* 1 and 2: openssl_keylog.h */
 /* Bytes of one call that are sent; more is counted in the record header's `cut`. Beyond 2^24, so that lengths around it are
  * whole. */
 #define OPENSSL_CALL_MAX ((1 << 24) + (1 << 16))
@@ -63,5 +65,13 @@ struct openssl_data {
 };
 
 _Static_assert(sizeof(struct openssl_data) == 88, "mirrored by the decoder");
+
+/* 16 bytes: names the connection as in struct openssl_data. */
+struct openssl_end {
+	__u64 ssl;      /*  0 */
+	__u64 birth_ns; /*  8 */
+};
+
+_Static_assert(sizeof(struct openssl_end) == 16, "mirrored by the decoder");
 
 #endif

@@ -154,6 +154,20 @@ fn events_are_told_while_the_response_goes_on() {
         assert!(Instant::now() < deadline, "the script does not end");
         std::thread::sleep(Duration::from_millis(10));
     }
+    // The process goes on; the connection has ended, and with it the body that has no other end.
+    for side in ["client", "server"] {
+        let closed = capture.wait_for("response", Duration::from_secs(5), |event| {
+            event["event.name"] == "openssl.http"
+                && event["url.path"] == "/closed"
+                && event["ecapture.http.side"] == side
+        });
+        assert_eq!(closed["ecapture.http.response.body.text"], "data: 0\n\ndata: 1\n\ndata: 2\n\n");
+        assert_eq!(closed["ecapture.http.notes"], "its body ended with the connection");
+        assert_eq!(
+            (&closed["ecapture.partial"], &closed["ecapture.http.response.incomplete"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
     std::fs::write(place.join("end"), b"").unwrap();
     assert!(python.wait().unwrap().success());
     let finished = capture.stop();

@@ -90,8 +90,7 @@ impl Out {
         };
         let fixed = &view.fixed;
         let schema = source.schema.event(fixed.event);
-        // Connections are for what this version does not have.
-        let known = matches!(fixed.role, role::OUTPUT | role::STREAM)
+        let known = matches!(fixed.role, role::OUTPUT | role::STREAM | role::CONNECTION)
             || (fixed.role == role::SECRET && keylog::is_line(view.payload));
         source.undeclared += u64::from(schema.is_none() || !known);
         let Some(schema) = schema.filter(|_| known) else {
@@ -105,6 +104,12 @@ impl Out {
         let refused = schema.bind(&view, &mut fields);
         if fixed.role == role::SECRET {
             self.secrets.push(fixed.time_ns);
+        }
+        if fixed.role == role::CONNECTION {
+            // For what is put together here; no output shows it.
+            source.columns_refused += u64::from(refused);
+            self.streams.connection(source.index, schema, fixed.stream_id, &fields);
+            return;
         }
         source.events += 1;
         source.truncated_bytes += fixed.missing;

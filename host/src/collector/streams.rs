@@ -241,6 +241,16 @@ impl Streams {
         Some((about, outcome))
     }
 
+    /// Takes an event that tells something of a connection: that it has ended is all that is known of.
+    pub fn connection(&mut self, module: usize, schema: &EventSchema, id: u64, fields: &[Field<'_>]) {
+        let state = |field: &&Field<'_>| {
+            schema.columns().get(usize::from(field.column)).is_some_and(|c| c.name() == "ecapture.connection.state")
+        };
+        if fields.iter().find(state).is_some_and(|field| field.value == Value::Text(b"ended")) {
+            self.table.ended((module, id));
+        }
+    }
+
     /// The process has ended, or runs another program, since then.
     pub fn process_ended(&mut self, pid: u32, time_ns: u64) {
         if !self.table.is_empty() {

@@ -250,6 +250,14 @@ impl Conversation {
         matches!(&self.mode, Mode::Http1(http) if http.until_close())
     }
 
+    /// The connection has ended, in order.
+    pub fn close(&mut self, outcome: &mut Outcome) {
+        if let Mode::Http1(http) = &mut self.mode {
+            http.closed();
+        }
+        self.finish(outcome);
+    }
+
     /// Nothing more comes.
     pub fn finish(&mut self, outcome: &mut Outcome) {
         self.release(outcome);
@@ -533,6 +541,12 @@ mod tests {
         line.say('<', b"HTTP/1.1 200 OK\r\n\r\n");
         assert!(line.0.ends_with_silence());
         line.0.finish(&mut outcome);
-        assert_eq!(outcome.exchanges.len(), 1);
+        assert_eq!((outcome.exchanges.len(), outcome.exchanges[0].is_complete()), (1, false));
+        // Where the end of the connection was seen, so was that of the body.
+        let (mut line, mut outcome) = (Line::new(), Outcome::default());
+        line.say('>', b"GET / HTTP/1.1\r\n\r\n");
+        line.say('<', b"HTTP/1.1 200 OK\r\n\r\nbody");
+        line.0.close(&mut outcome);
+        assert_eq!((outcome.exchanges.len(), outcome.exchanges[0].is_complete()), (1, true));
     }
 }

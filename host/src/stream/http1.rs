@@ -60,6 +60,12 @@ impl Http1 {
         std::mem::take(&mut self.pairs.said)
     }
 
+    /// The connection has ended: so has a body that has no other end. To be followed by [`Protocol::finish`].
+    pub fn closed(&mut self) {
+        self.transmit.closed(&mut self.pairs);
+        self.receive.closed(&mut self.pairs);
+    }
+
     /// A body is open that ends with the connection.
     #[must_use]
     pub fn until_close(&self) -> bool {

@@ -9,7 +9,7 @@ use super::conversation::{Conversation, Outcome};
 /// Module and number of the connection.
 pub type Key = (usize, u64);
 
-/// Longest silence of a connection: then it is forgotten. Nobody says that one has ended.
+/// Longest silence of a connection: then it is forgotten. Not everybody says that one has ended.
 const IDLE_NS: u64 = 300_000_000_000;
 /// The same if a body is open that ends with the connection.
 const SILENCE_NS: u64 = 60_000_000_000;
@@ -26,6 +26,8 @@ struct Slot<T> {
     last_ns: u64,
     /// Its place in the order of use.
     stamp: u64,
+    /// It was said to have ended, and nothing has come since.
+    ended: bool,
 }
 
 /// The connections.
@@ -82,7 +84,9 @@ impl<T> Table<T> {
             held: 0,
             last_ns: time_ns,
             stamp: 0,
+            ended: false,
         });
+        slot.ended = false;
         self.order.remove(&slot.stamp);
         self.order.insert(stamp, key);
         (slot.stamp, slot.last_ns) = (stamp, slot.last_ns.max(time_ns));
@@ -118,12 +122,24 @@ impl<T> Table<T> {
         }
     }
 
+    /// The connection has ended. It is told of at the next [`Table::tick`] if nothing comes until then: who frees one of two references
+    /// may go on with the other.
+    pub fn ended(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.ended = true;
+        }
+    }
+
     fn remove(&mut self, key: Key) -> Option<(T, Outcome)> {
         let mut slot = self.slots.remove(&key)?;
         self.order.remove(&slot.stamp);
         self.held = self.held.saturating_sub(slot.held);
         let mut outcome = Outcome::default();
-        slot.conversation.finish(&mut outcome);
+        if slot.ended {
+            slot.conversation.close(&mut outcome);
+        } else {
+            slot.conversation.finish(&mut outcome);
+        }
         Some((slot.about, outcome))
     }
 
@@ -137,7 +153,7 @@ impl<T> Table<T> {
         let mut silent = Vec::new();
         for (key, slot) in &mut self.slots {
             let idle = now.saturating_sub(slot.last_ns);
-            if idle > IDLE_NS || (idle > SILENCE_NS && slot.conversation.ends_with_silence()) {
+            if slot.ended || idle > IDLE_NS || (idle > SILENCE_NS && slot.conversation.ends_with_silence()) {
                 silent.push((slot.stamp, *key));
             } else if slot.conversation.holds_since().is_some_and(|since| now.saturating_sub(since) > HOLD_NS) {
                 let mut outcome = Outcome::default();
@@ -225,6 +241,23 @@ mod tests {
         assert_eq!((table.len(), table.evicted), (10_000, 0));
         table.end_those(|_, _, _| true, |_, outcome| assert_eq!(outcome.exchanges.len(), 1));
         assert!(table.is_empty() && table.held() == 0 && table.order.is_empty());
+    }
+
+    #[test]
+    fn who_says_so_ends_a_connection_unless_it_goes_on() {
+        let mut table = Table::new(1 << 20, BodyLimits::default());
+        for id in [1, 2] {
+            say(&mut table, id, 0, b"HTTP/1.1 200 OK\r\n\r\nbody", 1000);
+            table.ended((0, id));
+        }
+        table.ended((0, 3));
+        say(&mut table, 2, 23, b"more", 2000);
+        let mut told = Vec::new();
+        table.tick(Some(HOLD_NS), |id, outcome| told.push((*id, outcome.exchanges)));
+        let [(1, exchanges)] = told.as_slice() else { panic!("{told:?}") };
+        let response = exchanges[0].response.as_ref().unwrap();
+        assert_eq!((response.message.body.bytes.as_slice(), response.message.complete), (&b"body"[..], true));
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

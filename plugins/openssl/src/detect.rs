@@ -94,6 +94,11 @@ const CALLS: [(&str, u8, &str); 11] = [
 /// Functions after which an object is another connection: program, name, arguments, at its return.
 const REUSE: [(&str, &str, u8, bool); 2] =
     [("openssl_new", "SSL_new", 0, true), ("openssl_clear", "SSL_clear", 1, false)];
+/// The function that ends a connection.
+const END: Hook = Hook { program: "openssl_free", symbol: "SSL_free", args: 1, ..HOOK };
+/// What is missing without it.
+const NO_END: &str =
+    "no SSL_free: what ends with its connection is told after a minute of silence or when the process ends";
 
 const REMEDY: &str = "a build that exports SSL_read and SSL_write, or one with symbols, can be captured from";
 
@@ -164,6 +169,11 @@ pub fn detect(bytes: &[u8]) -> Result<Detection, String> {
             notes.push(no_reuse(symbol));
         }
     }
+    if has(END.symbol) {
+        hooks.push(END);
+    } else {
+        notes.push(NO_END.to_owned());
+    }
     let (product, version, how) = version(&elf);
     Ok(Detection { product, version, how, hooks, fallbacks, notes })
 }
@@ -220,6 +230,8 @@ fn without_symbols(elf: &Elf<'_>, found: &Found) -> Detection {
             None => notes.push(no_reuse(symbol)),
         }
     }
+    // It reports no error by which it could be found.
+    notes.push(NO_END.to_owned());
     let (product, version, how) = version(elf);
     let (product, version, how) = match product {
         "OpenSSL" if found.boring => {

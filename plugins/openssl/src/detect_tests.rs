@@ -15,6 +15,7 @@ fn the_systems_library_is_told_by_its_symbols() {
     assert!(found.version.starts_with("3."), "{found:?}");
     let probed = |symbol: &str| found.hooks.iter().filter(|h| h.symbol == symbol && h.at == Place::Named).count();
     assert_eq!((probed("SSL_read"), probed("SSL_write"), probed("SSL_new"), probed("SSL_clear")), (2, 2, 1, 1));
+    assert_eq!(probed("SSL_free"), 1);
     assert_eq!(probed("SSL_write_ex") + probed("SSL_write_ex2"), 2, "one of the two, never both");
     assert_eq!(found.notes, Vec::<String>::new());
     let behind: Vec<&str> =

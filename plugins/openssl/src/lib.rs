@@ -120,6 +120,11 @@ impl Decode for Decoder {
                 self.unseen += 1;
                 return Ok(());
             }
+            output::ENDED => {
+                let end = record::End::parse(record.data()).map_err(|why| Error::new(why.to_string()))?;
+                output::end(&end, record.process(), out);
+                return Ok(());
+            }
             _ => {}
         }
         let data = record::Data::parse(record.data()).map_err(|why| Error::new(why.to_string()))?;

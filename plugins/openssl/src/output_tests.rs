@@ -74,6 +74,9 @@ fn columns_are_those_of_the_manifest() {
         (column::PEER_PORT, "network.peer.port"),
         (column::ADDRESS_SOURCE, "ecapture.tls.address_source"),
     ];
+    let end = &manifest.events[usize::from(event::END)];
+    assert_eq!((end.name.as_str(), end.columns[0].name.as_str()), ("end", "ecapture.connection.state"));
+    assert_eq!(manifest.streams[usize::from(ENDED)].name, "end");
     for (number, name) in [(event::DATA, "data"), (event::PEEK, "peek"), (event::SENDFILE, "sendfile")] {
         let declared = &manifest.events[usize::from(number)];
         assert_eq!(declared.name, name);

@@ -94,7 +94,7 @@ pub enum Malformed {
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Short(len) => write!(f, "{len} bytes, less than the {FIXED} of a message"),
+            Self::Short(len) => write!(f, "{len} bytes, less than a message has"),
             Self::Call(number) => write!(f, "a call of no known kind: {number}"),
             Self::Family(number) => write!(f, "an address of no known family: {number}"),
         }
@@ -128,6 +128,31 @@ impl<'a> Data<'a> {
     /// different times get different numbers (but for one chance in 2^64), never 0.
     pub fn connection(&self, process: u32) -> u64 {
         connection(process, self.ssl, self.birth_ns)
+    }
+}
+
+/// Bytes of `struct openssl_end`.
+pub const END: usize = 16;
+
+/// A connection is over.
+#[derive(Debug, PartialEq, Eq)]
+pub struct End {
+    /// Address of the SSL object.
+    pub ssl: u64,
+    /// When the connection was first seen.
+    pub birth_ns: u64,
+}
+
+impl End {
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(message: &[u8]) -> Result<Self, Malformed> {
+        let fixed = message.first_chunk::<END>().ok_or(Malformed::Short(message.len()))?;
+        let (ssl, birth_ns) = fixed.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        Ok(Self { ssl: number(ssl), birth_ns: number(birth_ns) })
     }
 }
 

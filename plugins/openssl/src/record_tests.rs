@@ -70,10 +70,18 @@ fn connections_differ_by_process_object_and_birth() {
     assert_eq!(data.connection(1), Data::parse(&bytes).unwrap().connection(1));
 }
 
+#[test]
+fn an_end_names_the_connection_of_the_data_before() {
+    let bytes = message(1, 0, 0, b"");
+    let end = End::parse(&bytes[..16]).unwrap();
+    assert_eq!(connection(5, end.ssl, end.birth_ns), Data::parse(&bytes).unwrap().connection(5));
+    assert_eq!(End::parse(&bytes[..15]), Err(Malformed::Short(15)));
+}
+
 proptest! {
     #[test]
     fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Data::parse(&bytes);
+        let _ = (Data::parse(&bytes), End::parse(&bytes));
     }
 }
 

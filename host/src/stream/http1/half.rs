@@ -574,6 +574,13 @@ impl Half {
         }
     }
 
+    /// The connection has ended, and with it a body that has no other end.
+    pub fn closed(&mut self, pairs: &mut Pairs) {
+        if self.state == State::UntilClose {
+            self.end(true, Some("its body ended with the connection".into()), pairs);
+        }
+    }
+
     /// Nothing more comes.
     pub fn finish(&mut self, pairs: &mut Pairs) {
         match self.state {
