@@ -227,3 +227,61 @@ fn a_load_is_what_the_general_log_says() {
     assert!(captured == log, "other statements than the server's log has");
     println!("{} statements; {}", log.len(), finished.end()["ecapture.session.modules"][0]);
 }
+
+/// All results of a command are one event's: several statements, and what a procedure selects, called as text and prepared.
+#[test]
+fn results_of_procedures_and_of_several_statements_are_counted() {
+    const TABLES: &str = "/usr/share/mysql/mysql_system_tables.sql";
+    skip_if!(
+        "results_of_procedures_and_of_several_statements_are_counted",
+        needs::capture(),
+        needs::program(SERVER, "mariadb-server-core"),
+        needs::program(TABLES, "mariadb-server-core")
+    );
+    let server = Mariadb::start();
+    let mut client = Client::connect_without_eof(&server.socket()).unwrap();
+    // Where the server keeps procedures; nothing else of its system tables is needed.
+    let tables = std::fs::read_to_string(TABLES).unwrap();
+    let proc = tables.lines().find(|line| line.starts_with("CREATE TABLE IF NOT EXISTS proc (")).unwrap();
+    let proc = proc.split(';').next().unwrap();
+    for text in ["create database if not exists mysql", "use mysql", proc, "create database shop", "use shop"] {
+        let answer = client.query(text.as_bytes()).unwrap();
+        assert_eq!(answer.error, None, "{text}");
+    }
+    client.query(b"create table t (a int auto_increment primary key, b int)").unwrap();
+    let body = "create procedure p(n int) begin select 1; insert into t (b) values (n), (n); select a from t; \
+                select cast('x' as int); end";
+    assert_eq!(client.query(body.as_bytes()).unwrap().error, None);
+
+    let (_modules, capture) = start(server.pid(), &[]);
+    let called = client.query(b"call p(7)").unwrap();
+    assert_eq!((called.error, called.rows), (None, 4));
+    let call = client.prepare(b"call p(?)").unwrap().unwrap();
+    let again = client.execute_typed(call, &[Value::raw(3, false, &[9, 0, 0, 0])], true).unwrap();
+    assert_eq!((again.error, again.rows), (None, 6));
+    let several = client.query(b"insert into t (b) values (1); update t set b = 2; select * from t; select 1").unwrap();
+    assert_eq!((several.affected, several.rows), (6, 6));
+    // The third of four fails: what came before it was sent.
+    let failed = client.query(b"select 1; insert into t values (1, 1); select 2").unwrap();
+    assert_eq!(failed.error.unwrap().0, 1062);
+    client.quit().unwrap();
+    let finished = capture.stop();
+    finished.assert_whole();
+
+    let results = |event: &serde_json::Value| {
+        ["db.response.returned_rows", "ecapture.results", "ecapture.rows_affected", "ecapture.warnings"]
+            .map(|column| event[column].as_u64().unwrap_or(0))
+    };
+    let queries: Vec<_> = finished.named("mysql.query").collect();
+    // Two result sets of the procedure, one with a warning, and its own status.
+    assert_eq!(queries.len(), 3);
+    assert_eq!(results(queries[0])[..2], [4, 4]);
+    assert_eq!(results(queries[1]), [6, 4, 6, 0]);
+    assert_eq!(queries[1]["ecapture.last_insert_id"], "5");
+    assert_eq!(results(queries[2])[..2], [1, 2]);
+    assert_eq!(queries[2]["db.response.status_code"], "1062");
+    let executed: Vec<_> = finished.named("mysql.execute").collect();
+    assert_eq!(executed.len(), 1);
+    assert_eq!(results(executed[0])[..2], [6, 4]);
+    assert_eq!(executed[0]["db.query.parameters"], "[9]");
+}
