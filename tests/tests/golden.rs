@@ -11,7 +11,7 @@ use std::process::Command;
 use ecapture_tests::bash::Bash;
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::Mariadb;
-use ecapture_tests::mysql::Client;
+use ecapture_tests::mysql::{Client, Value};
 use ecapture_tests::server::{MARIADB_11_8, MYSQL_9_7, Server};
 use ecapture_tests::tls::{self, Library};
 use ecapture_tests::zsh::Zsh;
@@ -68,7 +68,50 @@ fn mysql() {
             });
         }
     }
+    if bless().as_deref() == Some("record") {
+        record_parameters();
+    }
     compare("mysql");
+}
+
+/// What statements are executed with: types sent and not sent again, values in pieces, many rows at once.
+fn record_parameters() {
+    let recording = golden("mysql").join("mariadb-10.11-parameters.ecaprec");
+    if recording.exists() {
+        return;
+    }
+    let server = Mariadb::start();
+    let mut early = Client::connect(&server.socket()).unwrap();
+    let before = early.prepare(b"select ?").unwrap().unwrap();
+    let modules = Modules::with(&["mysql"]);
+    let args = ["mysql", "--pid", &server.pid().to_string(), "-o", "none", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    early.execute_typed(before, &[Value::string(253, b"early")], true).unwrap();
+    let mut client = Client::connect(&server.socket()).unwrap();
+    let number = |n: i32| Value::raw(3, false, &n.to_le_bytes());
+    let one = client.prepare(b"select ?").unwrap().unwrap();
+    for (n, typed) in [(-1, true), (2, false), (3, false)] {
+        client.execute_typed(one, &[number(n)], typed).unwrap();
+    }
+    let three = client.prepare(b"select ?, ?, ?").unwrap().unwrap();
+    let date = Value::raw(12, false, &[7, 0xe8, 7, 2, 29, 23, 59, 58]);
+    client.execute_typed(three, &[Value::null(6), date, Value::string(252, b"\xff\0")], true).unwrap();
+    client.send_long(three, 1, b"in ").unwrap();
+    client.send_long(three, 1, b"pieces").unwrap();
+    client
+        .execute_typed(three, &[number(1), Value::raw(252, false, b""), Value::string(253, b"\xc3\xa4")], true)
+        .unwrap();
+    client.reset(three).unwrap();
+    client.query(b"create database shop").unwrap();
+    client.query(b"create table shop.t (a int, b varchar(20))").unwrap();
+    let insert = client.prepare(b"insert into shop.t values (?, ?)").unwrap().unwrap();
+    let row = |n: i32, b: &[u8]| vec![number(n), Value::string(253, b)];
+    client.bulk_execute(insert, &[row(1, b"x"), row(2, b"y"), vec![number(3), Value::null(253)]]).unwrap();
+    client.execute_typed(insert, &row(4, b"z"), true).unwrap();
+    client.close(insert).unwrap();
+    client.quit().unwrap();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
 }
 
 #[test]
