@@ -1,5 +1,6 @@
 //! What zsh runs is what is captured: every input with its text and status, in order.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -86,11 +87,6 @@ fn texts_are_those_that_zsh_itself_gives() {
     skip_if!("texts_are_those_that_zsh_itself_gives", needs::capture(), needs::program(SHELL, "zsh"));
     let shell = Zsh::installed();
     install(&shell, &["script.zsh", "sourced.zsh", "preexec.zsh", "functions.zsh"]);
-    let said = |name: &str| -> Vec<String> {
-        let bytes = std::fs::read(shell.home().join(name)).unwrap();
-        let texts = bytes.strip_suffix(b"\0").unwrap().split(|byte| *byte == 0);
-        texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
-    };
     let both = ["preexec.zsh", "script.zsh"].map(|file| std::fs::read_to_string(shell.home().join(file)).unwrap());
     std::fs::write(shell.home().join("both.zsh"), both.concat()).unwrap();
     let (_, ran) = run(&shell, &["both.zsh"], Stdio::null());
@@ -99,7 +95,7 @@ fn texts_are_those_that_zsh_itself_gives() {
         .filter(|ran| ran.context == "toplevel")
         .map(|ran| String::from_utf8_lossy(&ran.text).into_owned())
         .collect();
-    let hook = said("said");
+    let hook = texts(&shell.home().join("said"));
     assert!(hook.len() > 70, "{}", hook.len());
     // The definition of the hook comes before the hook. A space at the very end is not kept.
     for (captured, said) in top[1..].iter().zip(&hook) {
@@ -108,21 +104,75 @@ fn texts_are_those_that_zsh_itself_gives() {
     assert_eq!(top.len(), hook.len() + 1);
 
     let (_modules, capture) = start(&shell, &["--ring-size", "64MiB"]);
-    let mut process = shell.command().arg("functions.zsh").spawn().unwrap();
+    let functions = functions(capture, shell.command().arg("functions.zsh"), &shell.home());
+    assert!(functions > 1000, "{functions}");
+    println!("{} inputs, {functions} functions", top.len());
+}
+
+/// Texts in a file, each with a NUL behind it.
+fn texts(file: &Path) -> Vec<String> {
+    let bytes = std::fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let texts = bytes.strip_suffix(b"\0").expect("a NUL").split(|byte| *byte == 0);
+    texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
+/// Runs functions.zsh, and compares; the number of functions.
+fn functions(capture: Capture, command: &mut Command, home: &Path) -> usize {
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = u64::from(process.id());
     assert!(process.wait().unwrap().code().is_some());
     let finished = capture.stop();
     finished.assert_whole();
-    let evaluated: Vec<Ran> = captured(&finished.events, pid).into_iter().filter(|ran| ran.context == "eval").collect();
-    let texts = said("texts");
-    assert!(texts.len() > 500, "{}", texts.len());
+    let ran = captured(&finished.events, pid).into_iter();
+    let evaluated: Vec<Ran> = ran.filter(|ran| ran.context == "eval").collect();
+    let texts = texts(&home.join("texts"));
     for (number, (ran, text)) in evaluated.iter().zip(&texts).enumerate() {
         let own = String::from_utf8_lossy(&ran.text);
-        let same = own.lines().zip(text.lines()).find(|(own, zsh)| own != zsh);
-        assert!(own == *text, "function {number}: captured, zsh's: {same:?}, lengths {} {}", own.len(), text.len());
+        let differ = own.lines().zip(text.lines()).find(|(own, zsh)| own != zsh);
+        assert!(own == *text, "function {number}: captured, zsh's: {differ:?}, lengths {} {}", own.len(), text.len());
+        assert_eq!(ran.status, "0", "function {number}");
     }
     assert_eq!(evaluated.len(), texts.len());
-    println!("{} inputs, {} functions of {} bytes", top.len(), texts.len(), texts.concat().len());
+    texts.len()
+}
+
+/// Debian 13 and what comes after it: built with CET, and the latter of a newer version of zsh.
+#[test]
+fn newer_builds() {
+    for (suite, version) in [(Suite::Trixie, "zsh 5.9 "), (Suite::Sid, "zsh 5.9")] {
+        skip_if!("newer_builds", needs::capture());
+        let root = match suite.root(&["zsh"]) {
+            Ok(root) => root.copy(&["usr/bin/zsh"]),
+            Err(reason) => {
+                skip_if!("newer_builds", Some(reason));
+                return;
+            }
+        };
+        let home = root.path().join("home");
+        for dir in [root.path(), &home] {
+            std::fs::create_dir_all(dir).unwrap();
+            std::fs::set_permissions(dir, PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        std::fs::copy(fixture("functions.zsh"), home.join("functions.zsh")).unwrap();
+        // Where the script sends what it does not want; the root has no devices.
+        std::fs::create_dir_all(root.path().join("dev")).unwrap();
+        std::fs::write(root.path().join("dev/null"), "").unwrap();
+        std::fs::set_permissions(root.path().join("dev/null"), PermissionsExt::from_mode(0o666)).unwrap();
+        let binary = root.path().join("usr/bin/zsh");
+        let modules = Modules::with(&["zsh"]);
+        let plan = modules.run(&["module", "plan", "zsh", "--target", binary.to_str().unwrap()]);
+        let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+        assert!(plan.contains(version) && !plan.contains("Single") && !plan.contains("no function"), "{plan}");
+        let args = ["zsh", "-o", "json", "--zsh", binary.to_str().unwrap(), "--ring-size", "64MiB"];
+        let capture = Capture::start(&modules, &args);
+        let mut command = Command::new("chroot");
+        command.arg("--userspec=65534:65534").arg(root.path());
+        command.args(["/usr/bin/zsh", "-fc", "cd /home; . ./functions.zsh 5"]).env_clear();
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let functions = functions(capture, &mut command, &home);
+        assert!(functions > 200, "{functions}");
+        println!("{suite:?}: {functions} functions");
+    }
 }
 
 #[test]
