@@ -10,6 +10,7 @@ pub mod container;
 pub mod disk;
 pub mod document;
 pub mod engine;
+pub mod frames;
 pub mod load;
 pub mod mariadb;
 pub mod mysql;

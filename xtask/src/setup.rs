@@ -54,6 +54,7 @@ const NEEDS: &[Need] = &[
         why: "is captured from, and reads its completion script",
     },
     Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
+    Need { paths: &["/usr/bin/tcpdump"], package: "tcpdump", why: "captures beside it in the tests" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
 
