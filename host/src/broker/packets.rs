@@ -441,3 +441,84 @@ fn words(error: &AttachError) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn tool(program: &str, args: &[&str]) -> String {
+        let done = Command::new(program).args(args).output().expect("iproute2");
+        String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+    }
+
+    /// A pair of interfaces that is gone when dropped.
+    struct Pair(String);
+
+    impl Pair {
+        fn index(&self) -> u32 {
+            netlink::links().unwrap().iter().find(|l| l.name == self.0).expect("it was made").index
+        }
+
+        fn shown(&self) -> String {
+            tool("tc", &["filter", "show", "dev", &self.0, "ingress"])
+                + &tool("tc", &["filter", "show", "dev", &self.0, "egress"])
+                + &tool("tc", &["qdisc", "show", "dev", &self.0])
+        }
+    }
+
+    impl Drop for Pair {
+        fn drop(&mut self) {
+            tool("ip", &["link", "del", &self.0]);
+        }
+    }
+
+    #[test]
+    fn filters_of_clsact_go_when_dropped_and_those_of_a_dead_process_at_the_next_start() {
+        const TEST: &str = "filters_of_clsact";
+        let kernel = match Kernel::probe(None) {
+            Ok(kernel) => kernel,
+            Err(e) => {
+                println!("SKIPPED {TEST}: {e}");
+                return;
+            }
+        };
+        let pair = Pair(format!("ecap{}", std::process::id() % 1_000_000));
+        let made = tool("ip", &["link", "add", &pair.0, "type", "veth", "peer", "name", &format!("{}p", pair.0)]);
+        if !made.is_empty() {
+            println!("SKIPPED {TEST}: {made}");
+            return;
+        }
+        let spec = ObjectSpec::parse(OBJECT).unwrap();
+        let plan = LoadPlan {
+            only: ["packets_ether_in".to_owned(), "packets_ether_out".to_owned()].into(),
+            ..LoadPlan::default()
+        };
+        let loaded = bpf::load(&spec, &kernel, &plan).unwrap();
+        let of = |name: &str| loaded.programs[name].fd();
+        let programs = [(of("packets_ether_in"), false), (of("packets_ether_out"), true)];
+        let index = pair.index();
+
+        let filters = clsact::Filters::put(index, &programs).unwrap();
+        let shown = pair.shown();
+        assert_eq!(shown.matches("ecapture-").count(), 2, "{shown}");
+        clsact::clean_up();
+        assert_eq!(pair.shown().matches("ecapture-").count(), 2, "a living process keeps its own");
+        drop(filters);
+        let shown = pair.shown();
+        assert!(!shown.contains("ecapture-") && !shown.contains("clsact"), "{shown}");
+
+        // A process of this number, but of another time.
+        std::mem::forget(clsact::Filters::put_of(index, &programs, (std::process::id(), 1)).unwrap());
+        assert_eq!(pair.shown().matches("ecapture-").count(), 2);
+        clsact::clean_up();
+        let shown = pair.shown();
+        assert!(!shown.contains("ecapture-") && !shown.contains("clsact"), "{shown}");
+
+        // The discipline of somebody else stays.
+        assert_eq!(tool("tc", &["qdisc", "add", "dev", &pair.0, "clsact"]), "");
+        drop(clsact::Filters::put(index, &programs).unwrap());
+        assert!(pair.shown().contains("clsact"));
+    }
+}

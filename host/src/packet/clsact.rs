@@ -72,13 +72,19 @@ impl Filters {
     /// # Errors
     /// What the kernel answers; nothing stays then.
     pub fn put(interface: u32, programs: &[(BorrowedFd<'_>, bool)]) -> io::Result<Self> {
+        let pid = std::process::id();
+        Self::put_of(interface, programs, (pid, process::started_ns(pid).unwrap_or(0)))
+    }
+
+    /// The same in the name of a process.
+    pub(crate) fn put_of(interface: u32, programs: &[(BorrowedFd<'_>, bool)], owner: (u32, u64)) -> io::Result<Self> {
         let made = match discipline(interface, kind::NEW_QDISC, EXCLUSIVE | CREATE) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(e),
         };
         let mut put = Self { interface, filters: Vec::new(), made };
-        let name = own_name(made);
+        let name = name_of(owner, made);
         for (program, outbound) in programs {
             let parent = if *outbound { EGRESS } else { INGRESS };
             let options = attribute(
@@ -144,9 +150,8 @@ pub fn clean_up() {
 }
 
 /// `ecapture-PID-BEGAN`, with `-q` if the discipline was made for it.
-fn own_name(made: bool) -> String {
-    let pid = std::process::id();
-    format!("{PREFIX}-{pid}-{}{}", process::started_ns(pid).unwrap_or(0), if made { "-q" } else { "" })
+fn name_of((pid, began): (u32, u64), made: bool) -> String {
+    format!("{PREFIX}-{pid}-{began}{}", if made { "-q" } else { "" })
 }
 
 fn owner(name: &str) -> Option<(u32, u64, bool)> {
@@ -291,8 +296,7 @@ mod tests {
         for name in ["", "ecapture", "ecapture-", "ecapture-x-1", "cilium-12-345"] {
             assert_eq!(owner(name), None, "{name}");
         }
-        let own = owner(&own_name(true)).unwrap();
-        assert_eq!((own.0, own.2), (std::process::id(), true));
+        assert_eq!(owner(&name_of((7, 8), true)), Some((7, 8, true)));
     }
 
     #[test]
