@@ -135,7 +135,7 @@ fn a_connection_that_breaks_off_has_what_was_said_before() {
 fn connections_in_turn_on_one_thread_and_one_connection_of_several() {
     skip_unless_possible!("connections_in_turn_on_one_thread_and_one_connection_of_several");
     let finished = scenario("interleaved", 20);
-    let ids: std::collections::BTreeSet<_> = tls::streams(&finished.events).into_keys().map(|(id, _)| id).collect();
+    let ids: BTreeSet<_> = tls::streams(&finished.events).into_keys().map(|(id, _)| id).collect();
     // Twenty connections with two ends each, and the one that the child went on with.
     assert_eq!(ids.len(), 41);
 }

@@ -45,6 +45,7 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/curl"], package: "curl", why: "is captured from through OpenSSL" },
     Need { paths: &["/usr/sbin/nginx"], package: "nginx-light", why: "is captured from as well" },
     Need { paths: &["/usr/bin/h2load"], package: "nghttp2-client", why: "speaks HTTP/2 in the tests" },
+    Need { paths: &["/usr/sbin/nghttpd"], package: "nghttp2-server", why: "speaks HTTP/2 in the tests" },
     Need { paths: &["/usr/bin/brotli"], package: "brotli", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/bin/zstd"], package: "zstd", why: "makes bodies that the tests capture" },
     Need { paths: &["/usr/sbin/bpftool"], package: "bpftool", why: "shows what is left in the kernel" },
@@ -59,8 +60,10 @@ const NEEDS: &[Need] = &[
 ];
 
 /// Extra for `bench`: the peer, and its load.
-const BENCH_NEEDS: &[Need] =
-    &[Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" }];
+const BENCH_NEEDS: &[Need] = &[
+    Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" },
+    Need { paths: &["/usr/bin/wrk"], package: "wrk", why: "is the load of a web server in the benchmarks" },
+];
 
 /// Installs what building, demo and tests need.
 pub fn run() -> Result<()> {

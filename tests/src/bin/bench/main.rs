@@ -5,6 +5,7 @@
 //! them alike; a result is the median of the rounds with the range in brackets. Nothing here fails for being slow: it prints.
 
 mod abi;
+mod http;
 mod list;
 mod memory;
 mod peer;
@@ -23,18 +24,22 @@ fn main() {
         std::process::exit(1);
     }
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 10] = [
         ("abi", abi::run),
         ("pump", pump::run),
         ("peer", pump::beside_bpftrace),
         ("statements", statements::run),
         ("tls", tls::run),
+        ("http", http::run),
+        ("http-replay", http::replay),
         ("start", start::run),
         ("list", list::run),
         ("replay", replay::run),
     ];
     if let Some(unknown) = asked.iter().find(|a| !parts.iter().any(|(name, _)| name == a)) {
-        eprintln!("bench: no part {unknown:?}; there are abi, pump, peer, statements, tls, start, list, replay");
+        eprintln!(
+            "bench: no part {unknown:?}; there are abi, pump, peer, statements, tls, http, http-replay, start, list, replay"
+        );
         std::process::exit(2);
     }
     println!("{} processors", std::thread::available_parallelism().map_or(0, usize::from));
