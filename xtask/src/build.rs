@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The modules of this tree.
-pub const MODULES: &[&str] = &["bash", "mysql", "openssl", "zsh"];
+pub const MODULES: &[&str] = &["bash", "mysql", "openssl", "postgres", "zsh"];
 
 /// Top of the source tree.
 pub fn root() -> PathBuf {
