@@ -40,7 +40,7 @@ struct session {
 	struct walk in, out;
 	__u32 flags; /* PG_OLDER, PG_LOST */
 	__u32 used;  /* bytes of `gathered` */
-	__u32 from, to, boundary, startup; /* what of the current read is to be sent */
+	__u32 from, to, boundary, startup, cut_ended; /* what of the current read is to be sent */
 	__u64 sequence;
 	__u64 copied_messages, copied_bytes;
 	__u64 rows, row_bytes, copies, copy_bytes; /* since the last entry */
@@ -220,6 +220,9 @@ ECAP_INLINE int step_read(struct session *session)
 		send_from(session, at, at + take, 0);
 	in->left -= take;
 	in->at = at + take;
+	/* Said when it happens: the answer comes before the client's next message. */
+	if (take && !in->left && in->length > PG_MESSAGE_MAX && !is_kept_back(in->type))
+		session->cut_ended = 1;
 	return 1;
 }
 
@@ -284,6 +287,7 @@ __attribute__((noinline)) int pg_look_at_read(struct session *session)
 	session->to = 0;
 	session->boundary = 0;
 	session->startup = 0;
+	session->cut_ended = 0;
 	session->in.at = 0;
 	if (session->in.step == STEP_KNOWN)
 		return 1;
@@ -320,8 +324,11 @@ ECAP_INLINE int read_end(struct pt_regs *ctx)
 		return 0;
 	}
 	walk_read(session);
-	if (session->from == NOWHERE)
-		return 0;
+	if (session->from == NOWHERE) {
+		if (!session->cut_ended)
+			return 0;
+		session->from = 0;
+	}
 	if (session->flags & PG_LOST)
 		ecap_add(orphans, 1);
 	session->sequence++;
@@ -331,7 +338,8 @@ ECAP_INLINE int read_end(struct pt_regs *ctx)
 	if (!asked)
 		return 0;
 	fill_head(session, &asked->head, PG_ASKED,
-		  (session->boundary ? PG_BOUNDARY : 0) | (session->startup ? PG_STARTUP : 0));
+		  (session->boundary ? PG_BOUNDARY : 0) | (session->startup ? PG_STARTUP : 0) |
+			  (session->cut_ended ? PG_CUT_ENDED : 0));
 	fill_peer(session, asked);
 	asked->reserved = 0;
 	asked->reserved1 = 0;

@@ -30,6 +30,7 @@ enum pg_flags {
 	PG_BOUNDARY = 1, /* ASKED: a message begins here; what the one before it lacks was over PG_MESSAGE_MAX */
 	PG_STARTUP = 2,  /* ASKED: a packet of the begin of a connection, which has no type byte */
 	PG_OLDER = 4,    /* the connection is older than the capture */
+	PG_CUT_ENDED = 16, /* ASKED: a message that is longer than PG_MESSAGE_MAX was read to its end */
 	PG_LOST = 8,     /* a write held more than could be kept, or what was no message; what follows begins anew */
 };
 

@@ -35,6 +35,11 @@ const NEEDS: &[Need] = &[
     },
     Need { paths: &["/usr/bin/mariadb-slap"], package: "mariadb-client", why: "is a load in the tests" },
     Need { paths: &["/usr/bin/python3"], package: "python3", why: "is captured from through SQLite" },
+    Need {
+        paths: &["/usr/lib/postgresql/15/bin/postgres"],
+        package: "postgresql-15",
+        why: "is captured from in the tests",
+    },
     Need { paths: &["/usr/bin/sqlite3"], package: "sqlite3", why: "is captured from as well" },
     Need { paths: &["/usr/bin/openssl"], package: "openssl", why: "makes the certificates of the tests" },
     Need {
@@ -98,8 +103,21 @@ fn install(needs: &[Need]) -> Result<()> {
         }
         Ok(())
     };
+    no_cluster_of_its_own(&packages)?;
     apt(&["update", "-q"])?;
-    let mut args = vec!["install", "-q", "-y", "--no-install-recommends"];
+    let mut args = vec!["install", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"];
     args.extend(packages);
     apt(&args)
+}
+
+/// PostgreSQL's packages make a database and start a server on it, unless they are told not to before they are installed.
+fn no_cluster_of_its_own(packages: &[&str]) -> Result<()> {
+    let file = Path::new("/etc/postgresql-common/createcluster.conf");
+    if !packages.iter().any(|package| package.starts_with("postgresql")) || file.exists() {
+        return Ok(());
+    }
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    Ok(std::fs::write(file, "# The tests make their own.\ncreate_main_cluster = false\n")?)
 }

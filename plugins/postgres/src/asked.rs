@@ -48,11 +48,11 @@ impl Reader {
     /// Takes the next piece.
     pub fn take(&mut self, head: &Head, time_ns: u64, mut bytes: &[u8], mut each: impl FnMut(Message)) {
         let copied = (head.copy_messages, head.copy_bytes);
+        // The rest was over the limit and was not sent.
+        if head.has(flag::BOUNDARY | flag::CUT_ENDED) && self.in_step && !self.partial.is_empty() {
+            self.finish(&mut each);
+        }
         if head.has(flag::BOUNDARY) {
-            if self.in_step && !self.partial.is_empty() {
-                // The rest was over the limit and was not sent.
-                self.finish(&mut each);
-            }
             self.partial.clear();
             self.in_step = true;
             if head.has(flag::STARTUP) {
@@ -197,6 +197,17 @@ mod tests {
         reader.take(&head(flag::BOUNDARY), 2, &query(b"next\0"), |m| all.push(m));
         assert_eq!((all[0].body.len(), all[0].missing, all[0].time_ns), (100, 900, 1));
         assert_eq!((all[1].body.as_slice(), all[1].missing, all[1].time_ns), (&b"next\0"[..], 0, 2));
+    }
+
+    #[test]
+    fn the_end_of_what_was_cut_is_told_before_the_next() {
+        let mut reader = Reader::default();
+        let mut all = Vec::new();
+        reader.take(&head(flag::BOUNDARY), 1, &query(&[b'x'; 1000])[..105], |m| all.push(m.missing));
+        reader.take(&head(flag::CUT_ENDED), 2, b"", |m| all.push(m.missing));
+        assert_eq!(all, [900]);
+        reader.take(&head(flag::BOUNDARY | flag::CUT_ENDED), 3, &query(b"next\0"), |m| all.push(m.missing));
+        assert_eq!(all, [900, 0]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub mod flag {
     pub const STARTUP: u32 = 2;
     /// What follows begins anew.
     pub const LOST: u32 = 8;
+    /// A message that is cut was read to its end.
+    pub const CUT_ENDED: u32 = 16;
 }
 
 /// `struct pg_head`.

@@ -162,7 +162,7 @@ impl Session {
                 let of_statement = fields.bytes(1) == Some(b"S");
                 let name = fields.text();
                 if !self.skipping && of_statement {
-                    self.forget(name, statements);
+                    let _forgotten = self.forget(name, statements);
                 } else if !self.skipping {
                     self.portals.remove(name);
                 }
@@ -231,15 +231,15 @@ impl Session {
         before.filter(|_| !unnamed)
     }
 
-    fn forget(&mut self, name: &[u8], statements: &mut Statements) {
-        if let Some(serial) = self.names.remove(name) {
-            statements.remove(&(self.process, serial));
-        }
+    fn forget(&mut self, name: &[u8], statements: &mut Statements) -> Option<Arc<Prepared>> {
+        let serial = self.names.remove(name)?;
+        statements.remove(&(self.process, serial))
     }
 
-    /// A statement could not be prepared: its name is what it was.
+    /// A statement could not be prepared: its name is what it was. What follows in its batch may still name it.
     pub fn not_prepared(&mut self, name: &Arc<[u8]>, before: Option<u64>, statements: &mut Statements) {
-        self.forget(name, statements);
+        self.ignored.0 =
+            self.forget(name, statements).map(|prepared| (name.clone(), prepared)).or(self.ignored.0.take());
         if let Some(before) = before {
             self.names.insert(name.clone(), before);
         }
