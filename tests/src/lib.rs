@@ -16,6 +16,7 @@ pub mod mariadb;
 pub mod mysql;
 pub mod needs;
 pub mod postgres;
+pub mod network;
 pub mod recording;
 pub mod server;
 pub mod sources;

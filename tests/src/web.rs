@@ -13,7 +13,9 @@ use crate::workload::Numbers;
 /// nginx from Debian's package, from a private copy, as nobody, on loopback, with a private copy of the library.
 pub struct Nginx {
     process: Child,
-    /// Where it listens.
+    /// Where it listens: the address,
+    pub host: String,
+    /// and the port.
     pub port: u16,
     /// What `/0`, `/1`, ... are.
     pub files: Vec<Vec<u8>>,
@@ -26,6 +28,15 @@ impl Nginx {
     /// If it does not listen within 10 s.
     #[must_use]
     pub fn start(library: &Library, count: usize, longest: u64) -> Self {
+        Self::start_at("127.0.0.1", library, count, longest)
+    }
+
+    /// The same on another address, in the network that the calling thread is in.
+    ///
+    /// # Panics
+    /// If it does not listen within 10 s.
+    #[must_use]
+    pub fn start_at(host: &str, library: &Library, count: usize, longest: u64) -> Self {
         let dir = library.dir();
         let mut numbers = Numbers(7);
         let mut files = Vec::new();
@@ -43,18 +54,18 @@ impl Nginx {
         std::fs::create_dir_all(&state).expect("directory");
         std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
         // Free now; nobody else on this machine takes ports of loopback by number.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let port = TcpListener::bind((host, 0)).and_then(|l| l.local_addr()).expect("port").port();
         let file = dir.join("nginx.conf");
-        std::fs::write(&file, configuration(dir, port)).expect("configuration");
+        std::fs::write(&file, configuration(dir, host, port)).expect("configuration");
         let mut command = library.command(&binary);
         command.arg("-p").arg(dir).arg("-c").arg(&file).arg("-e").arg("stderr");
         let process = command.stdout(Stdio::null()).spawn().expect("nginx starts");
         let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect((host, port)).is_err() {
             assert!(Instant::now() < deadline, "nginx does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self { process, port, files }
+        Self { process, host: host.to_owned(), port, files }
     }
 
     /// Process id of the master.
@@ -72,7 +83,7 @@ impl Drop for Nginx {
     }
 }
 
-fn configuration(dir: &Path, port: u16) -> String {
+fn configuration(dir: &Path, host: &str, port: u16) -> String {
     let (dir, state) = (dir.display(), dir.join("state"));
     let mut temporary = String::new();
     for what in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
@@ -84,7 +95,7 @@ fn configuration(dir: &Path, port: u16) -> String {
          http {{
            access_log off; keepalive_requests 100000; {temporary}
            server {{
-             listen 127.0.0.1:{port} ssl http2;
+             listen {host}:{port} ssl http2;
              ssl_certificate certificate.pem; ssl_certificate_key key.pem;
              root {dir};
              location /gzip/ {{ add_header Content-Encoding gzip; }}
@@ -110,12 +121,13 @@ pub fn fetch(library: &Library, nginx: &Nginx, version: &str, parallel: u32) {
     let mut list = String::new();
     for number in 0..nginx.files.len() {
         let output = into.join(number.to_string());
-        let _ = writeln!(list, "url = https://127.0.0.1:{}/{number}\noutput = {}", nginx.port, output.display());
+        let _ = writeln!(list, "url = https://localhost:{}/{number}\noutput = {}", nginx.port, output.display());
     }
     let file = library.dir().join("list");
     std::fs::write(&file, list).expect("list");
     let mut command = library.command(Path::new("/usr/bin/curl"));
     command.args(["--silent", "--show-error", "--fail", "--parallel", "--parallel-immediate", version]);
+    command.arg("--resolve").arg(format!("localhost:{}:{}", nginx.port, nginx.host));
     command.arg("--parallel-max").arg(parallel.to_string()).arg("--cacert").arg(library.certificate());
     let output = command.arg("--config").arg(&file).output().expect("curl (package curl)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -94,6 +94,7 @@ fn the_package_installs_lists_its_modules_and_leaves_nothing() {
         "usr/share/man/man1/ecapture.1.gz",
         "usr/share/doc/ecapture/changelog.gz",
         "usr/share/doc/ecapture/copyright",
+        "usr/lib/x86_64-linux-gnu/wireshark/extcap/ecapture",
     ] {
         assert!(installed.contains(Path::new(file)), "{file} is not there: {installed:?}");
         // The tarball holds the same.

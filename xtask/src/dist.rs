@@ -67,6 +67,7 @@ fn stage(bin: &Path, tree: &Path) -> Result<()> {
         write(&tree.join(place), &said(&["completion", shell])?)?;
     }
     write(&tree.join("usr/share/man/man1/ecapture.1"), &said(&["--man"])?)?;
+    extcap(tree)?;
     let doc = tree.join("usr/share/doc/ecapture");
     install(&root().join("README.md"), &doc.join("README.md"), 0o644)?;
     install(&root().join("CHANGELOG.md"), &doc.join("changelog"), 0o644)?;
@@ -76,6 +77,14 @@ fn stage(bin: &Path, tree: &Path) -> Result<()> {
         must(Command::new("gzip").args(["-9", "-n"]).arg(file))?;
     }
     Ok(())
+}
+
+/// Wireshark's list of interfaces is what is found here: docs/packets.md.
+fn extcap(tree: &Path) -> Result<()> {
+    let dir = tree.join(format!("usr/lib/{}-linux-gnu/wireshark/extcap", std::env::consts::ARCH));
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let link = dir.join("ecapture");
+    std::os::unix::fs::symlink("../../../../bin/ecapture", &link).with_context(|| link.display().to_string())
 }
 
 fn tarball(dist: &Path, name: &str) -> Result<PathBuf> {

@@ -60,7 +60,9 @@ const NEEDS: &[Need] = &[
         why: "is captured from, and reads its completion script",
     },
     Need { paths: &["/usr/bin/fish"], package: "fish", why: "completes in the tests" },
-    Need { paths: &["/usr/bin/tcpdump"], package: "tcpdump", why: "captures beside it in the tests" },
+    Need { paths: &["/usr/bin/tshark"], package: "tshark", why: "reads and decrypts capture files in the tests" },
+    Need { paths: &["/usr/bin/tcpdump"], package: "tcpdump", why: "captures beside us in the tests" },
+    Need { paths: &["/usr/sbin/ip", "/sbin/ip"], package: "iproute2", why: "makes networks for the tests" },
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
 

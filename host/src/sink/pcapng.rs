@@ -64,8 +64,12 @@ impl File {
         self.before = (self.blocks.interfaces(), self.secrets, self.missing.clone());
     }
 
-    /// All secrets that are not in it yet.
+    /// All secrets that are not in it yet. Not before there is an interface: of a file that has anything else before it, editcap and others
+    /// do not see what kind of link its packets are of, and refuse it.
     fn secrets(&mut self, out: &mut Vec<u8>) {
+        if self.blocks.interfaces() == 0 {
+            return;
+        }
         let shared = lock(&self.shared);
         self.blocks.secrets(shared.secrets.from(self.secrets), out);
         self.secrets = shared.secrets.next();
@@ -80,7 +84,8 @@ impl Render for File {
 
     fn packet(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) {
         self.remember();
-        // Those that found no room when they came.
+        self.blocks.interface(frame.interface, out);
+        // Those that came before there was an interface, or found no room when they came.
         self.secrets(out);
         let missing = self.missing.take();
         let mut comments = Vec::new();
@@ -121,7 +126,6 @@ impl Render for File {
             comment,
         };
         self.blocks.section(&head, out);
-        self.secrets(out);
         self.remember();
     }
 

@@ -92,7 +92,7 @@ impl Blocks {
 
     /// A frame, and before it its interface if that is new.
     pub fn packet(&mut self, frame: &Frame<'_>, comments: &[&str], missing: u64, out: &mut Vec<u8>) {
-        let interface_id = self.number(frame.interface, out);
+        let interface_id = self.interface(frame.interface, out);
         let data = frame.packet.data.get(..MAX_FRAME).unwrap_or(frame.packet.data);
         let way = match frame.packet.direction {
             Direction::Inbound => 1,
@@ -153,8 +153,8 @@ impl Blocks {
         }
     }
 
-    /// The number of an interface in this file.
-    fn number(&mut self, interface: &Interface, out: &mut Vec<u8>) -> u32 {
+    /// The number of an interface in this file, which it comes into if it is new.
+    pub fn interface(&mut self, interface: &Interface, out: &mut Vec<u8>) -> u32 {
         let known = self.interfaces.iter().position(|i| i == interface);
         let number = known.unwrap_or_else(|| {
             self.interfaces.push(interface.clone());

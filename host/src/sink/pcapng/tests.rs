@@ -121,8 +121,8 @@ fn everything_is_there_in_its_place() {
     end(&mut output);
     let expected = [
         "section",
-        "1 secrets",
         "interface",
+        "1 secrets",
         "packet of 0",
         "interface",
         "packet of 1",
@@ -133,7 +133,7 @@ fn everything_is_there_in_its_place() {
     ];
     let bytes = content(&mut file);
     assert_eq!(blocks(&bytes), expected);
-    assert_eq!(output.report().written, 5);
+    assert_eq!(output.report().written, 4, "the first secret has come into the file with a packet");
     let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
     while let Some(block) = reader.next_block() {
         if let Block::EnhancedPacket(packet) = block.unwrap().0 {
@@ -262,7 +262,7 @@ fn a_full_disk_leaves_whole_blocks_and_what_is_missing_is_said() {
     let lost = report.lost;
     assert!(lost > 70, "{lost}");
     assert_eq!(&all[all.len() - 2..], ["1 secrets".to_owned(), format!("packet of 0 after {lost}")]);
-    assert_eq!(report.written + lost, 102);
+    assert_eq!(report.written + lost, 102, "each packet and secret");
 }
 
 #[test]
@@ -278,10 +278,7 @@ fn what_is_left_of_a_block_at_the_end_is_taken_back() {
         if !bytes.is_empty() {
             let all = blocks(&bytes);
             assert_eq!(all[0], "section");
-            assert_eq!(
-                output.report().written,
-                all.iter().filter(|b| b.contains("packet") || b.contains("secr")).count() as u64
-            );
+            assert_eq!(output.report().written, all.iter().filter(|b| b.contains("packet")).count() as u64);
         }
     }
 }
@@ -305,7 +302,7 @@ fn each_file_of_a_series_has_what_it_needs() {
         }
     }
     end(&mut output);
-    assert_eq!((next, output.report().written, output.report().lost), (6, 4008, 0));
+    assert_eq!((next, output.report().written, output.report().lost), (6, 4007, 0));
     let (mut packets, mut secrets) = (0, 0);
     for mut file in files.into_iter().take(next) {
         let bytes = content(&mut file);
@@ -314,9 +311,9 @@ fn each_file_of_a_series_has_what_it_needs() {
         assert_eq!(all.iter().filter(|block| *block == "interface").count(), 2);
         let found = all.iter().filter(|block| block.contains("packet")).count();
         if secrets > 0 {
-            assert_eq!(all[1], format!("{secrets} secrets"), "those of the files before are there again");
+            assert_eq!(all[2], format!("{secrets} secrets"), "those of the files before are there again");
         }
-        secrets += all.iter().skip(usize::from(secrets > 0) + 1).filter(|block| *block == "1 secrets").count();
+        secrets += all.iter().skip(2 * usize::from(secrets > 0) + 1).filter(|block| *block == "1 secrets").count();
         packets += found;
     }
     assert_eq!((packets, secrets), (4000, 8));
