@@ -13,7 +13,7 @@ use ecapture_tests::disk::Tiny;
 use ecapture_tests::network::Network;
 use ecapture_tests::tls::Library;
 use ecapture_tests::web::{Nginx, fetch};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{document, needs, skip_if};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TSHARK: &str = "/usr/bin/tshark";
@@ -468,5 +468,44 @@ fn wireshark_starts_it() {
         running.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(tshark(&file, "tcp", &["frame.number"]).len(), 100, "{said}");
         assert!(!tshark(&file, "http.request", &["frame.number"]).is_empty(), "decrypted: {said}");
+    });
+}
+
+#[test]
+fn what_the_document_shows() {
+    let test = "what_the_document_shows";
+    skip_unless_possible!(test);
+    let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
+    let dir = tempfile::tempdir().unwrap();
+    let commands = document::commands("docs/packets.md");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    network.inside(|| {
+        let nginx = Nginx::start(&library, 5, 1000);
+        for command in commands {
+            let program = modules.ecapture();
+            let words: Vec<&str> = program.get_args().map(|arg| arg.to_str().unwrap()).collect();
+            // Probes only what this test has started.
+            let (program, more) = (program.get_program().to_str().unwrap(), "--duration 2s --libssl");
+            let whole = command
+                .replace("ecapture tls", &format!("{program} {} tls {more} {}", words.join(" "), library.text()))
+                .replace("port 443", &format!("port {}", nginx.port));
+            let mut shell = Command::new("/bin/sh");
+            let shown = dir.path().join("shown");
+            let stdout = std::fs::File::create(&shown).unwrap();
+            shell.args(["-c", &whole]).current_dir(dir.path()).stdout(stdout).stderr(Stdio::null());
+            let mut process = shell.spawn().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while process.try_wait().unwrap().is_none() {
+                assert!(Instant::now() < deadline, "{command} does not end");
+                fetch(&library, &nginx, "--http1.1", 2);
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            assert_eq!(process.wait().unwrap().code(), Some(0), "{command}");
+            if command.contains("out.pcapng") {
+                assert!(!tshark(&dir.path().join("out.pcapng"), "http.response", &["frame.number"]).is_empty());
+            } else {
+                assert!(std::fs::read_to_string(&shown).unwrap().contains("GET /"), "{command}");
+            }
+        }
     });
 }
