@@ -211,15 +211,18 @@ fn requests(interface: &str, host: &str, client: &Network, server: &Network) {
     let library = Library::installed();
     let modules = Modules::with(&["openssl"]);
     let dir = tempfile::tempdir().unwrap();
-    let nginx = server.inside(|| Nginx::start_at(host, &library, 50, 60_000));
+    // Each is asked for twice.
+    let files = std::env::var("ECAPTURE_TEST_FILES").map_or(50, |files| files.parse().unwrap());
+    let nginx = server.inside(|| Nginx::start_at(host, &library, files, 60_000));
+    let parallel = u32::try_from(files / 5).unwrap().min(100);
     let (file, theirs) = (dir.path().join("out.pcapng"), dir.path().join("tcpdump.pcap"));
     let port = format!("tcp port {}", nginx.port);
     let (before, after, finished) = client.inside(|| {
         let beside = tcpdump(interface, &theirs, &port);
         let capture = start(&modules, &library, &["-i", interface, "-w", file.to_str().unwrap()]);
         let before = now_ns();
-        fetch(&library, &nginx, "--http1.1", 10);
-        fetch(&library, &nginx, "--http2", 10);
+        fetch(&library, &nginx, "--http1.1", parallel);
+        fetch(&library, &nginx, "--http2", parallel);
         let after = now_ns();
         std::thread::sleep(Duration::from_millis(100));
         let finished = capture.stop();
@@ -415,6 +418,15 @@ fn nothing_happens_and_a_killed_capture() {
         assert!(finished.said.contains("packets: 0 frames, none lost"), "{}", finished.said);
         assert!(tshark(&file, "", &["frame.number"]).is_empty());
         let nginx = Nginx::start(&library, 10, 3000);
+        // A library that makes secrets, which nobody calls.
+        let idle = Library::installed();
+        let capture = start(&modules, &idle, &["-i", "lo", "-w", file.to_str().unwrap()]);
+        fetch(&library, &nginx, "--http1.1", 5);
+        let finished = capture.stop();
+        whole(&finished);
+        assert!(finished.said.contains("no call of those that were asked for came by"), "{}", finished.said);
+        let (packets, read) = (tshark(&file, "tls", &["frame.number"]), tshark(&file, "http", &["frame.number"]));
+        assert!(packets.len() > 40 && read.is_empty(), "{} {}", packets.len(), read.len());
         let capture = start(&modules, &library, &["-i", "lo", "-w", file.to_str().unwrap()]);
         fetch(&library, &nginx, "--http1.1", 5);
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -74,6 +74,11 @@ pub fn soak() -> Result<()> {
     // A thousand transfers and their bodies, over HTTP/1.1 and HTTP/2; connections of HTTP/2 joined and torn at every byte.
     let http = ["test", "--release", "-p", "ecapture-tests", "--test", "http"];
     counts.tests_one_by_one(cargo(&http).env("ECAPTURE_BIN", &bin).env("ECAPTURE_TEST_FILES", "170"))?;
+    // A thousand requests, on each kind of interface, ten runs of ten.
+    let packets = ["test", "--release", "-p", "ecapture-tests", "--test", "pcapng", "requests"];
+    for _ in 0..10 {
+        counts.tests_one_by_one(cargo(&packets).env("ECAPTURE_BIN", &bin).env("ECAPTURE_TEST_FILES", "500"))?;
+    }
     let parsers = ["test", "--release", "-p", "ecapture", "--lib", "stream::"];
     counts.tests_one_by_one(cargo(&parsers).env("ECAPTURE_TEST_SEEDS", "60").env("PROPTEST_CASES", "6000"))?;
     // Half an hour of captures that come and go.
