@@ -91,7 +91,7 @@ fn configuration(dir: &Path, host: &str, port: u16) -> String {
     }
     format!(
         "daemon off; worker_processes 2; pid {pid}; error_log stderr crit;
-         events {{ worker_connections 512; }}
+         worker_rlimit_nofile 20000; events {{ worker_connections 16384; }}
          http {{
            access_log off; keepalive_requests 100000; {temporary}
            server {{

@@ -81,6 +81,11 @@ pub fn soak() -> Result<()> {
     }
     let parsers = ["test", "--release", "-p", "ecapture", "--lib", "stream::"];
     counts.tests_one_by_one(cargo(&parsers).env("ECAPTURE_TEST_SEEDS", "60").env("PROPTEST_CASES", "6000"))?;
+    // Ten gigabytes in one body, and as many connections at once as files can be open.
+    let memory = ["test", "--release", "-p", "ecapture-tests", "--test", "http_memory"];
+    let mut command = cargo(&memory);
+    command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_HTTP_MIB", "10240").env("ECAPTURE_HTTP_CONNECTIONS", "9900");
+    counts.tests_one_by_one(&mut command)?;
     // Half an hour of captures that come and go.
     let storm = ["test", "--release", "-p", "ecapture-tests", "--test", "tls_storm"];
     counts.tests_one_by_one(cargo(&storm).env("ECAPTURE_BIN", &bin).env("ECAPTURE_SOAK_SECONDS", "1800"))?;
