@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::container;
+use crate::suites::Suite;
+
 /// Where Debian's `postgresql-15` puts the programs of the server.
 pub const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// The server.
@@ -30,8 +33,13 @@ pub struct Postgres {
     process: Child,
     options: Vec<String>,
     port: u16,
+    /// Of another suite: its number, and the directory is its root.
+    series: Option<&'static str>,
     dir: TempDir,
 }
+
+/// Becomes nobody, in a root that has no other program for it.
+const DROP: &str = "$( = 65534; $) = '65534 65534'; $< = $> = 65534; exec @ARGV or die $!";
 
 impl Postgres {
     /// Starts a server that lets everybody in, and writes every statement into its log.
@@ -72,9 +80,49 @@ impl Postgres {
         // Free now; another may take it before the server does, which then says so.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let server = Self { process: spawn(dir.path(), port, &options), options, port, dir };
+        let server = Self { process: spawn(dir.path(), None, port, &options), options, port, series: None, dir };
         server.until_answering();
         server
+    }
+
+    /// Starts the server of another suite, in a container with that suite's libraries.
+    ///
+    /// # Errors
+    /// Why it can't be had here: a reason to skip a test.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn of(suite: Suite, series: &'static str, options: &[&str]) -> Result<Self, String> {
+        let root = suite.root(&[&format!("postgresql-{series}"), "dash", "perl-base", "coreutils"])?;
+        let dir = root.copy(&[&format!("usr/lib/postgresql/{series}/bin/postgres")]);
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+        let _ = fs::create_dir(dir.path().join("etc"));
+        for (file, text) in [("passwd", "nobody:x:65534:65534::/:\n"), ("group", "nogroup:x:65534:\n")] {
+            // A new file: one that a package brought is shared with all other copies of the root.
+            let file = dir.path().join("etc").join(file);
+            let _ = fs::remove_file(&file);
+            fs::write(file, text).expect("users");
+        }
+        for place in ["run", "tmp", "dev"] {
+            fs::create_dir_all(dir.path().join(place)).expect("directory");
+            chown(dir.path().join(place), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        // Nothing is read from it, and what is written there is of no use.
+        let null = dir.path().join("dev/null");
+        fs::write(&null, "").expect("file");
+        fs::set_permissions(&null, PermissionsExt::from_mode(0o666)).expect("permissions");
+        let made = container::command(dir.path(), "/usr/bin/perl")
+            .args(["-e", DROP, &format!("/usr/lib/postgresql/{series}/bin/initdb"), "--pgdata=/run/data"])
+            .args(["--username=test", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"])
+            .output()
+            .expect("unshare starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let process = spawn(dir.path(), Some(series), port, &options);
+        let server = Self { process, options, port, series: Some(series), dir };
+        server.until_answering();
+        Ok(server)
     }
 
     /// Stops the server without a checkpoint, as `pg_ctl stop -m immediate`, and starts it again on the same data.
@@ -88,7 +136,7 @@ impl Postgres {
             assert!(Instant::now() < deadline, "postgres does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.process = spawn(self.dir.path(), self.port, &self.options);
+        self.process = spawn(self.dir.path(), self.series, self.port, &self.options);
         self.until_answering();
     }
 
@@ -109,7 +157,9 @@ impl Postgres {
     /// The private copy of the binary.
     #[must_use]
     pub fn binary(&self) -> PathBuf {
-        self.dir.path().join("lib/postgresql/15/bin/postgres")
+        let path =
+            self.series.map_or_else(|| "lib/postgresql/15".into(), |series| format!("usr/lib/postgresql/{series}"));
+        self.dir.path().join(path).join("bin/postgres")
     }
 
     /// Its port on the loopback network.
@@ -156,10 +206,19 @@ fn unprivileged(program: &Path, dir: &Path) -> Command {
     command
 }
 
-fn spawn(dir: &Path, port: u16, options: &[String]) -> Child {
-    let data = dir.join("data");
+fn spawn(dir: &Path, series: Option<&str>, port: u16, options: &[String]) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("log");
-    let mut command = unprivileged(&dir.join("lib/postgresql/15/bin/postgres"), &data);
+    let (mut command, data) = match series {
+        None => {
+            let data = dir.join("data");
+            (unprivileged(&dir.join("lib/postgresql/15/bin/postgres"), &data), data)
+        }
+        Some(series) => {
+            let mut command = container::command(dir, "/usr/bin/perl");
+            command.args(["-e", DROP, &format!("/usr/lib/postgresql/{series}/bin/postgres")]);
+            (command, "/run/data".into())
+        }
+    };
     command.arg("-D").arg(&data).arg("-k").arg(&data).arg("-p").arg(port.to_string());
     for option in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=32MB", "timezone=UTC", "log_timezone=UTC"]
     {
@@ -208,7 +267,8 @@ pub fn logged(log: &str) -> Vec<Logged> {
         } else if let Some(executed) = said.strip_prefix("LOG:  execute ") {
             let text = executed.split_once(": ").map_or("", |(_, text)| text);
             found.push(Logged { pid, text: text.into(), parameters: Vec::new() });
-        } else if let Some(detail) = said.strip_prefix("DETAIL:  parameters: ")
+        } else if let Some(detail) =
+            said.strip_prefix("DETAIL:  ").and_then(|d| d.split_once("arameters: ")).map(|d| d.1)
             && let Some(last) = found.iter_mut().rev().find(|statement| statement.pid == pid)
         {
             last.parameters = parameters(detail);

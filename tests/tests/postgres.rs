@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Finished, Modules, pid, read_events, text_bytes};
 use ecapture_tests::postgres::{PGBENCH, PSQL, Postgres, SERVER, USER, logged};
+use ecapture_tests::suites::Suite;
 use ecapture_tests::wheels::wheel;
 use ecapture_tests::{needs, skip_if};
 use rustix::process::{Signal, kill_process};
@@ -34,6 +35,7 @@ fn captured(events: &[Value]) -> BTreeMap<u64, Vec<Statement>> {
         if !matches!(event["event.name"].as_str(), Some("postgres.query" | "postgres.execute")) {
             continue;
         }
+        assert!(event["ecapture.server.pid"].is_null(), "{event}");
         let text = event["db.query.text"].as_str().unwrap_or_else(|| panic!("no text in {event}")).to_owned();
         let values = event["db.query.parameters"].as_str().unwrap_or("[]");
         let values: Vec<Option<String>> = serde_json::from_str(values).unwrap();
@@ -84,6 +86,8 @@ fn every_statement_of_pgbench_is_the_one_in_the_servers_log() {
     for mode in ["simple", "extended", "prepared"] {
         run(&["-n", "-M", mode, "-c", "32", "-j", "2", "-t", "30"]);
     }
+    // A client has its answer before the server's call that sent it returns.
+    std::thread::sleep(Duration::from_millis(500));
     let mut finished = capture.stop();
     finished.events = read_events(&out);
     finished.assert_whole();
@@ -158,6 +162,7 @@ fn typed_parameters_are_what_the_server_takes_them_for() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::thread::sleep(Duration::from_millis(500));
     let mut finished = capture.stop();
     finished.assert_whole();
     // A statement that fails as its value is bound has no line of its own in the log.
@@ -183,6 +188,56 @@ fn typed_parameters_are_what_the_server_takes_them_for() {
         (&connect["ecapture.application.name"], &connect["network.peer.address"]),
         (&"typed".into(), &"127.0.0.1".into())
     );
+}
+
+/// The same on a version of another suite: statements, values, and what the server's memory says of the client.
+fn of_suite(test: &str, suite: Suite, series: &'static str) {
+    skip_if!(test, needs::capture(), needs::program(PGBENCH, "postgresql-15"));
+    let server = match Postgres::of(suite, series, LOGGED) {
+        Ok(server) => server,
+        Err(reason) => return println!("{} {test}: {reason}", needs::SKIPPED),
+    };
+    let before = server.log().len();
+    let out = server.dir().join("events");
+    let (_modules, capture) = start(&server, &["--ring-size", "64MiB", "-w", out.to_str().unwrap(), "--nested"]);
+    let run = |args: &[&str]| {
+        let output = server.client(PGBENCH).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["-i", "-q", "-s", "1"]);
+    for mode in ["simple", "extended", "prepared"] {
+        run(&["-n", "-M", mode, "-c", "32", "-j", "2", "-t", "20"]);
+    }
+    // A client has its answer before the server's call that sent it returns.
+    std::thread::sleep(Duration::from_millis(500));
+    let mut finished = capture.stop();
+    finished.events = read_events(&out);
+    finished.assert_whole();
+    let statements = compare(&server, before, &finished);
+    assert!(statements > 3 * 32 * 20 * 7, "{statements}");
+    let connect = finished.named("postgres.connect").next().unwrap();
+    assert_eq!((&connect["user.name"], &connect["network.peer.address"]), (&USER.into(), &"127.0.0.1".into()));
+    let copy = finished.named("postgres.query").find(|e| e["ecapture.copy.direction"] == "in").unwrap();
+    assert_eq!(copy["ecapture.copy.rows"], 100_000);
+    println!("{series}: {statements} statements; {}", finished.end()["ecapture.session.modules"][0]);
+}
+
+#[test]
+#[ignore = "fetches another suite's packages: part of the long tests"]
+fn postgresql_13() {
+    of_suite("postgresql_13", Suite::Bullseye, "13");
+}
+
+#[test]
+#[ignore = "fetches another suite's packages: part of the long tests"]
+fn postgresql_17() {
+    of_suite("postgresql_17", Suite::Trixie, "17");
+}
+
+#[test]
+#[ignore = "fetches another suite's packages: part of the long tests"]
+fn postgresql_18() {
+    of_suite("postgresql_18", Suite::Sid, "18");
 }
 
 /// The protocol, byte for byte.
