@@ -9,6 +9,7 @@ use ecapture_tests::bash::{Bash, SHELL};
 use ecapture_tests::capture::{Modules, bin_dir};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
+use ecapture_tests::postgres::{self, Postgres};
 use ecapture_tests::tls::{self, Library};
 use ecapture_tests::{document, needs, skip_if};
 
@@ -162,4 +163,37 @@ fn the_module_openssl() {
     }
     drop(orders);
     let _ = waiting.wait();
+}
+
+#[test]
+fn the_module_postgres() {
+    let test = "the_module_postgres";
+    skip_if!(test, needs::capture(), needs::program(postgres::SERVER, "postgresql-15"));
+    let server = Postgres::start();
+    let modules = Modules::with(&["postgres"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (pid, binary) = (server.pid().to_string(), server.binary().display().to_string());
+    let ask = || assert!(server.psql(&["-c", "select 'for the document'"]).status.success());
+    let instead = [("4711", pid.as_str()), (postgres::SERVER, &binary), ("10s", "2s")];
+    let commands = document::commands("docs/modules/postgres.md");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in commands {
+        // Probes only what this test has started.
+        let mut whole = command.clone();
+        if !command.contains("--postgres") && !command.contains("plan") && !command.contains("4711") {
+            whole += " --pid 4711";
+        }
+        if !command.contains("--duration") && !command.contains("--count") && !command.contains("plan") {
+            whole += " --duration 2s";
+        }
+        let shown = String::from_utf8(run(&modules, dir.path(), &whole, &instead, ask).stdout).unwrap();
+        let file = dir.path().join("statements.jsonl");
+        let shown = if command.contains("-w ") { std::fs::read_to_string(file).unwrap() } else { shown };
+        let wanted = match () {
+            () if command.contains("plan") => "file offset",
+            () if command.contains("--count") => "connect ok",
+            () => "for the document",
+        };
+        assert!(shown.contains(wanted), "{command}: {shown}");
+    }
 }

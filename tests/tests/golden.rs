@@ -12,6 +12,7 @@ use ecapture_tests::bash::Bash;
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::Mariadb;
 use ecapture_tests::mysql::{Client, Value};
+use ecapture_tests::postgres::{PGBENCH, Postgres};
 use ecapture_tests::server::{MARIADB_11_8, MYSQL_9_7, Server};
 use ecapture_tests::tls::{self, Library};
 use ecapture_tests::zsh::Zsh;
@@ -110,6 +111,48 @@ fn record_parameters() {
     client.execute_typed(insert, &row(4, b"z"), true).unwrap();
     client.close(insert).unwrap();
     client.quit().unwrap();
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+}
+
+#[test]
+fn postgres() {
+    if bless().as_deref() == Some("record") && !golden("postgres").join("postgresql-15.ecaprec").exists() {
+        record_postgres();
+    }
+    compare("postgres");
+}
+
+/// Both protocols, errors, copies, a function's statements.
+fn record_postgres() {
+    std::fs::create_dir_all(golden("postgres")).unwrap();
+    let recording = golden("postgres").join("postgresql-15.ecaprec");
+    let (modules, server) = (Modules::with(&["postgres"]), Postgres::start());
+    let binary = server.binary().display().to_string();
+    let recording = recording.to_str().unwrap();
+    let args = ["postgres", "--postgres", &binary, "--nested", "-o", "none", "--record", recording];
+    let capture = Capture::start(&modules, &args);
+    let statements = [
+        "create table orders (id int primary key, item text)",
+        "insert into orders values (1, 'kettle'), (2, 'teapot') returning id",
+        "select * from orders; select 'two'",
+        "insert into orders values (1, 'again')",
+        "selec nonsense",
+        "select 'a line\n and another', '\u{fc}ml\u{e4}ut'",
+        "copy orders to stdout",
+        "create function f() returns int language plpgsql as $$ begin perform 'inner'; return 1; end $$",
+        "select f()",
+        "create table many as select n from generate_series(1, 5000) n",
+        "select n from many",
+    ];
+    for statement in statements {
+        let _failed_or_not = server.psql(&["-c", statement]);
+    }
+    for args in [&["-i", "-q"][..], &["-n", "-M", "extended", "-t", "3"], &["-n", "-M", "prepared", "-t", "3"]] {
+        let output = server.client(PGBENCH).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
     let finished = capture.stop();
     assert_eq!(finished.code, Some(0), "{}", finished.said);
 }

@@ -66,8 +66,8 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
-    // Versions of OpenSSL that are built here: each call, each key.
-    for test in ["tls", "keylog"] {
+    // Versions of OpenSSL that are built here: each call, each key. PostgreSQL of other suites.
+    for test in ["tls", "keylog", "postgres"] {
         let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", test]);
         counts.run(command.env("ECAPTURE_BIN", &bin), &["--show-output", "--test-threads=1", "--ignored"])?;
     }
