@@ -15,8 +15,9 @@ pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;
-pub mod postgres;
+
 pub mod network;
+pub mod postgres;
 pub mod recording;
 pub mod server;
 pub mod sources;
