@@ -15,7 +15,6 @@ pub mod load;
 pub mod mariadb;
 pub mod mysql;
 pub mod needs;
-
 pub mod network;
 pub mod postgres;
 pub mod recording;
