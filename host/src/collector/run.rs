@@ -29,6 +29,8 @@ const BUDGET: usize = 4096;
 const BUDGET_BYTES: u64 = 512 << 10;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(100);
+/// A change of the clock that is a step and no drift, ns.
+const STEP: u64 = 100_000_000;
 /// For slow readers of the outputs, at the end.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
@@ -182,6 +184,7 @@ impl Collector {
                     self.out.event(&mut source.intake, &bytes, &mut self.mail);
                 }
             }
+            self.follow_clock();
             self.out.tell_waiting(&mut self.sources, &mut self.mail);
             self.release_packets();
             let mut notices = Vec::new();
@@ -257,6 +260,18 @@ impl Collector {
         self.heed_broker(Duration::ZERO)?;
         let Some(packets) = &mut self.packets else { return Ok(false) };
         Ok(packets.drain(until, &self.out))
+    }
+
+    /// The clock of the machine drifts against the one that events have their times from, and somebody may set it.
+    fn follow_clock(&mut self) {
+        if self.out.live
+            && let Some(moved) = self.out.clock.refresh()
+            && moved.unsigned_abs() > STEP
+        {
+            let (seconds, way) = (moved.unsigned_abs() as f64 / 1e9, if moved > 0 { "forward" } else { "back" });
+            let text = format!("the clock of this machine was set {way} by {seconds:.3} s: times jump there");
+            Control::say(&FromCollector::Log(1, text));
+        }
     }
 
     /// Gives frames to the outputs whose secrets are written.
