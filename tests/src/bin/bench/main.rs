@@ -8,6 +8,7 @@ mod abi;
 mod http;
 mod list;
 mod memory;
+mod packets;
 mod peer;
 mod pump;
 mod replay;
@@ -24,7 +25,7 @@ fn main() {
         std::process::exit(1);
     }
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 10] = [
+    let parts: &[(&str, fn())] = &[
         ("abi", abi::run),
         ("pump", pump::run),
         ("peer", pump::beside_bpftrace),
@@ -35,16 +36,16 @@ fn main() {
         ("start", start::run),
         ("list", list::run),
         ("replay", replay::run),
+        ("packets", packets::run),
     ];
     if let Some(unknown) = asked.iter().find(|a| !parts.iter().any(|(name, _)| name == a)) {
-        eprintln!(
-            "bench: no part {unknown:?}; there are abi, pump, peer, statements, tls, http, http-replay, start, list, replay"
-        );
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        eprintln!("bench: no part {unknown:?}; there are {}", names.join(", "));
         std::process::exit(2);
     }
     println!("{} processors", std::thread::available_parallelism().map_or(0, usize::from));
     for (name, run) in parts {
-        if asked.is_empty() || asked.iter().any(|a| a == name) {
+        if asked.is_empty() || asked.iter().any(|a| a == *name) {
             println!("\n== {name} ==");
             run();
         }
