@@ -13,6 +13,7 @@ use ecapture_tests::{needs, skip_if};
 use serde_json::Value;
 
 const H2LOAD: &str = "/usr/bin/h2load";
+const NGHTTPD: &str = "/usr/sbin/nghttpd";
 
 macro_rules! skip_unless_possible {
     ($test:expr) => {
@@ -109,6 +110,90 @@ fn every_stream_of_h2load_is_there_on_both_sides() {
         (&totals["exchanges"], &totals["incomplete"], &totals["gap_bytes"]),
         (&2000.into(), &0.into(), &0.into())
     );
+}
+
+/// nghttpd, with a private copy of the library.
+struct Nghttpd(std::process::Child, u16);
+
+impl Nghttpd {
+    fn start(library: &Library, args: &[&str]) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let mut command = library.command(Path::new(NGHTTPD));
+        command.args(args).arg("-d").arg(library.dir()).args(["-a", "127.0.0.1", &port.to_string()]);
+        let process = command.arg(library.key()).arg(library.certificate()).stdout(Stdio::null()).spawn();
+        let process = process.expect("nghttpd starts");
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(std::time::Instant::now() < deadline, "nghttpd does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self(process, port)
+    }
+}
+
+impl Drop for Nghttpd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn nghttp_and_nghttpd_with_pushes_trailers_and_uploads() {
+    let test = "nghttp_and_nghttpd_with_pushes_trailers_and_uploads";
+    skip_unless_possible!(test);
+    skip_if!(test, needs::program(NGHTTPD, "nghttp2-server"));
+    let library = Library::installed();
+    for (file, size) in [("a", 70_000), ("b", 10), ("c", 300_000)] {
+        std::fs::write(library.dir().join(file), vec![b'x'; size]).unwrap();
+    }
+    let server = Nghttpd::start(&library, &["--push=/a=/c", "--trailer=sum: 1", "--echo-upload", "--padding=100"]);
+    let (_modules, capture) = capture(&library, &[]);
+    let url = |path: &str| format!("https://127.0.0.1:{}/{path}", server.1);
+    let nghttp = |args: &[&str]| {
+        let mut command = library.command(Path::new("/usr/bin/nghttp"));
+        let output = command.args(["--null-out", "--no-verify-peer", "--padding=50"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    // Ten streams on a connection, of which the first are answered with more than was asked for.
+    nghttp(&["--multiply=10", &url("b")]);
+    nghttp(&[&url("a"), &url("b"), &url("nothing")]);
+    let body = library.dir().join("c");
+    nghttp(&["--data", body.to_str().unwrap(), "--trailer=end: here", &url("up")]);
+    let finished = capture.stop();
+    finished.assert_whole();
+    let mut seen: BTreeMap<(String, String, bool), usize> = BTreeMap::new();
+    for event in finished.named("openssl.http") {
+        let pushed = text(event, "ecapture.http.notes").is_some_and(|notes| notes.contains("pushed by the server"));
+        assert_eq!((&event["ecapture.partial"], &event["url.scheme"]), (&Value::Null, &"https".into()), "{event:.900}");
+        let path = text(event, "url.path").unwrap_or_else(|| panic!("{event:.900}")).to_owned();
+        let (status, size) = (&event["http.response.status_code"], event["http.response.body.size"].as_u64());
+        match path.as_str() {
+            "/a" => assert_eq!((status, size), (&200.into(), Some(70_000)), "{event:.900}"),
+            "/b" => assert_eq!((status, size), (&200.into(), Some(10)), "{event:.900}"),
+            "/c" => assert_eq!((status, size), (&200.into(), Some(300_000)), "{event:.900}"),
+            "/up" => {
+                assert_eq!((status, size), (&200.into(), Some(300_000)), "{event:.900}");
+                assert_eq!(event["http.request.body.size"], 300_000);
+                assert_eq!(event["ecapture.http.request.trailer.end"][0], "here", "{event:.900}");
+            }
+            _ => assert_eq!(status, 404, "{event:.900}"),
+        }
+        if status == 200 {
+            assert_eq!(event["ecapture.http.response.trailer.sum"][0], "1", "{event:.900}");
+        }
+        *seen.entry((text(event, "ecapture.http.side").unwrap_or("unknown").to_owned(), path, pushed)).or_default() +=
+            1;
+    }
+    let mut expected = BTreeMap::new();
+    for side in ["client", "server"] {
+        for (path, pushed, count) in
+            [("/a", false, 1), ("/b", false, 11), ("/c", true, 1), ("/nothing", false, 1), ("/up", false, 1)]
+        {
+            expected.insert((side.to_owned(), path.to_owned(), pushed), count);
+        }
+    }
+    assert_eq!(seen, expected);
 }
 
 #[test]
