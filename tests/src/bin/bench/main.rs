@@ -10,6 +10,7 @@ mod list;
 mod memory;
 mod packets;
 mod peer;
+mod postgres;
 mod pump;
 mod replay;
 mod start;
@@ -30,6 +31,7 @@ fn main() {
         ("pump", pump::run),
         ("peer", pump::beside_bpftrace),
         ("statements", statements::run),
+        ("postgres", postgres::run),
         ("tls", tls::run),
         ("http", http::run),
         ("http-replay", http::replay),
