@@ -27,7 +27,7 @@ pub mod time;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod schema_tests;
 

@@ -52,6 +52,7 @@ pub fn open(options: &RunOptions) -> Result<Vec<Output>, Failure> {
         outputs.push(Output { format: Some(Format::Keylog), ..output });
     }
     if let Some(path) = &options.record {
+        tracing::warn!("a recording holds everything as it was captured, passwords included: {}", path.display());
         outputs.push(Output { format: Some(Format::Recording), ..file(path)? });
     }
     Ok(outputs)

@@ -4,7 +4,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Command, value_parser};
 use ecapture_plugin_api::manifest::{ConfigOption, Manifest, Mode, ModeOutput, OptionType};
 
-use super::duration::{duration, max_body, packet_ring, ring_size, rotate_size, rotate_time, stream_memory};
+use super::duration::{
+    duration, interval, max_body, packet_ring, redact_pattern, ring_size, rotate_size, rotate_time, stream_memory,
+};
 use super::options::mode_alias;
 use super::settings::DEFAULT_FILE;
 use super::{check, completion, replay};
@@ -246,8 +248,8 @@ pub fn stream_args() -> Vec<Arg> {
             .long("view")
             .value_name("VIEW")
             .default_value("auto")
-            .value_parser(["auto", "raw", "http", "stream"])
-            .help("Show requests with their responses where HTTP is spoken (auto), those only (http), every call as it is (raw), or what connections carry, put in order (stream)"),
+            .value_parser(["auto", "raw", "http", "stream", "statements", "digest"])
+            .help("Show requests with their responses where HTTP is spoken (auto), those only (http), every call as it is (raw), or what connections carry, put in order (stream); of SQL each statement (statements), or numbers of those that differ only in values (digest)"),
         Arg::new("body")
             .long("body")
             .value_name("WHICH")
@@ -273,7 +275,25 @@ pub fn stream_args() -> Vec<Arg> {
             .long("min-duration")
             .value_name("TIME")
             .value_parser(duration)
-            .help("Only requests that took at least so long, up to the end of the response (500ms)"),
+            .help("Only requests, and statements, that took at least so long, up to the end of the response (500ms)"),
+        Arg::new("interval")
+            .long("interval")
+            .value_name("TIME")
+            .value_parser(interval)
+            .help("With --view digest: tell the numbers so often, each time from 0, and not only at the end (5s)"),
+        flag("errors-only", "Only statements, commands and requests that failed"),
+        flag("show-secrets", "Show passwords, tokens and cookies that are found, which are left out otherwise"),
+        Arg::new("redact")
+            .long("redact")
+            .value_name("WHAT")
+            .value_parser(["literals"])
+            .help("Also leave out all literals and parameters of statements"),
+        Arg::new("redact-pattern")
+            .long("redact-pattern")
+            .value_name("REGEX")
+            .action(ArgAction::Append)
+            .value_parser(redact_pattern)
+            .help("Also leave out what this expression fits, or its first group; may be repeated"),
     ]
 }
 

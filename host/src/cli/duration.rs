@@ -77,6 +77,23 @@ pub fn stream_memory(text: &str) -> Result<u64, String> {
     if (1 << 20..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("expected 1MiB to 1GiB".into()) }
 }
 
+/// How often numbers are told: 100ms or more.
+///
+/// # Errors
+/// Says what was expected.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time >= Duration::from_millis(100) { Ok(time) } else { Err("expected 100ms or more".into()) }
+}
+
+/// An expression for what is to be left out.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn redact_pattern(text: &str) -> Result<String, String> {
+    crate::redact::pattern(text).map(|_| text.to_owned())
+}
+
 /// Most bytes of a file of a rotated output.
 ///
 /// # Errors

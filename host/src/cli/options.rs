@@ -10,7 +10,9 @@ use ecapture_plugin_api::manifest::{Manifest, Mode, ModeOutput};
 use ecapture_plugin_api::plan::{Config, Value};
 
 use crate::failure::{Exit, Failure};
+use crate::redact::{MAX_PATTERNS, RedactOptions};
 use crate::sink::{Format, Rotate};
+use crate::statements::StatementOptions;
 use crate::stream::options::{Bodies, Filter, StreamOptions, View};
 
 /// How outputs are cut into files.
@@ -364,7 +366,26 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, O
             .get_one::<Duration>("min-duration")
             .map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
     };
-    let view = matches.get_one::<String>("view").and_then(|name| View::from_name(name)).unwrap_or_default();
+    let nanoseconds = |name: &str| {
+        matches.get_one::<Duration>(name).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    };
+    let statements = StatementOptions {
+        digest: matches.get_one::<String>("view").is_some_and(|view| view == "digest"),
+        interval_ns: nanoseconds("interval"),
+        min_duration_ns: filter.min_duration_ns,
+        errors_only: matches.get_flag("errors-only"),
+    };
+    if statements.interval_ns > 0 && !statements.digest {
+        let text = "--interval says how often numbers are told, which only --view digest has";
+        return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+    }
+    let redact = redact(matches)?;
+    // What is to be told apart by its columns does not depend on connections.
+    let name = matches.get_one::<String>("view").map(|name| match name.as_str() {
+        "digest" | "statements" => "auto",
+        other => other,
+    });
+    let view = name.and_then(View::from_name).unwrap_or_default();
     let view = match view {
         View::Raw | View::Stream if !filter.is_empty() => {
             let text = format!(
@@ -393,7 +414,21 @@ pub fn streams(matches: &ArgMatches, format: Format) -> Result<(StreamOptions, O
     };
     let max_body = if wanted { matches.get_one("max-body").copied().unwrap_or(1 << 20) } else { 0 };
     let memory = matches.get_one("stream-memory").copied().unwrap_or(64 << 20);
-    Ok((StreamOptions { view, max_body, memory, filter }, bodies))
+    Ok((StreamOptions { view, max_body, memory, filter, redact, statements }, bodies))
+}
+
+/// What is taken out of events.
+fn redact(matches: &ArgMatches) -> Result<RedactOptions, Failure> {
+    let patterns: Vec<String> = matches.get_many("redact-pattern").into_iter().flatten().cloned().collect();
+    if patterns.len() > MAX_PATTERNS {
+        let text = format!("{} expressions of --redact-pattern; at most {MAX_PATTERNS} are allowed", patterns.len());
+        return Err(Failure::new("E-USAGE", text).exit(Exit::Usage));
+    }
+    Ok(RedactOptions {
+        show_secrets: matches.get_flag("show-secrets"),
+        literals: matches.get_one::<String>("redact").is_some_and(|what| what == "literals"),
+        patterns,
+    })
 }
 
 #[cfg(test)]

@@ -282,8 +282,9 @@ impl Out {
             flags: shown.flags,
             ..about_event(about, schema, said.time_ns, &self.clock)
         };
-        self.sinks.event(&event);
-        self.wrote();
+        if self.sinks.event(&event) {
+            self.wrote();
+        }
     }
 
     fn wrote(&mut self) {
@@ -335,8 +336,9 @@ impl Out {
             flags: Flags(fixed.flags),
             exchange: None,
         };
-        self.sinks.event(&event);
-        self.wrote();
+        if self.sinks.event(&event) {
+            self.wrote();
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::protocol::{CollectorStart, FromCollector, KernelTotals, TargetName, T
 use crate::recording::{Header, RecordedModule};
 use crate::sandbox::{self, Entry, Limits, Role, child};
 use crate::sink::{Format, OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
+use crate::statements::Gate;
 use crate::worker::BatchCounts;
 
 /// Events taken from one link before the next one's turn.
@@ -106,8 +107,10 @@ fn start(broker: u32) -> Result<Collector, String> {
     for output in outputs.iter_mut().filter(|o: &&mut OutputSpec| o.options.format == Format::Recording) {
         output.header = serde_json::to_vec(&header).map_err(|e| e.to_string())?;
     }
+    let gate = Gate::new(&start.streams.redact, &start.streams.statements)?;
     let streams = Streams::new(start.streams, modules.iter().map(|module| module.name.as_str()))?;
     let mut sinks = SinkSet::new(outputs).map_err(|e| e.to_string())?;
+    sinks.set_gate(gate);
     sinks.session_start(&SessionStart {
         wall_ns: clock.wall_ns(began),
         version: start.session.version,
@@ -436,6 +439,7 @@ impl Collector {
             self.wait_for_room();
         }
         self.write_last_packets();
+        self.out.sinks.tell_numbers(Instant::now(), true);
         let mut summary = Summary::default();
         for (source, kernel) in self.sources.iter().zip(kernel) {
             source.intake.add_to(&mut summary);
@@ -449,6 +453,7 @@ impl Collector {
             self.out.sinks.interfaces(&packets.by_interface());
         }
         self.out.streams.add_to(&mut summary);
+        self.out.sinks.add_left_out(&mut summary);
         self.tell_targets();
         self.out.sinks.flush();
         self.out.sinks.add_losses(&mut summary);

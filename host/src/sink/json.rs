@@ -203,6 +203,15 @@ fn losses(event: &Event<'_>, out: &mut Vec<u8>) {
     if event.flags.state_lost() {
         flag("ecapture.state_lost", true, out);
     }
+    if !event.flags.redacted().is_empty() {
+        key("ecapture.redacted", out);
+        for (number, name) in event.flags.redacted().names().enumerate() {
+            out.extend_from_slice(if number == 0 { b"[\"" } else { b",\"" });
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'"');
+        }
+        out.push(b']');
+    }
     if event.lost_before != 0 {
         number("ecapture.lost", event.lost_before, out);
     }

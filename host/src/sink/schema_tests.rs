@@ -81,7 +81,7 @@ fn full<'a>(schema: &'a crate::event::Schema, fields: &'a [crate::event::Field<'
         payload: b"\xff",
         missing: 1,
         lost_before: 1,
-        flags: Flags(3),
+        flags: Flags(3 | 1 << 24),
         ..samples::event(schema, fields)
     }
 }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::event::{Event, Summary};
 use crate::packet::{Frame, InterfaceTotals};
 use crate::protocol::KernelTotals;
+use crate::statements::Gate;
 use crate::stream::options::Bodies;
 
 use super::count::Count;
@@ -198,6 +199,7 @@ pub struct OutputSpec {
 #[derive(Default)]
 pub struct SinkSet {
     sinks: Vec<Box<dyn Sink>>,
+    gate: Gate,
 }
 
 impl SinkSet {
@@ -218,9 +220,26 @@ impl SinkSet {
         self.sinks.push(sink);
     }
 
-    /// Gives an event to every output.
-    pub fn event(&mut self, event: &Event<'_>) {
-        self.sinks.iter_mut().for_each(|sink| sink.event(event));
+    /// Every event passes this one from now on.
+    pub fn set_gate(&mut self, gate: Gate) {
+        self.gate = gate;
+    }
+
+    /// Gives an event to every output, without its secrets. False: it is not shown as an event.
+    pub fn event(&mut self, event: &Event<'_>) -> bool {
+        let Self { sinks, gate } = self;
+        gate.event(event, |event| sinks.iter_mut().for_each(|sink| sink.event(event)))
+    }
+
+    /// Tells the numbers of statements, if it is time or the end; when to ask again.
+    pub fn tell_numbers(&mut self, now: Instant, end: bool) -> Option<Instant> {
+        let Self { sinks, gate } = self;
+        gate.tell(now, end, &mut |event| sinks.iter_mut().for_each(|sink| sink.event(event)))
+    }
+
+    /// Adds what was not shown to the totals of the run.
+    pub fn add_left_out(&self, summary: &mut Summary) {
+        self.gate.add_to(summary);
     }
 
     /// Gives a frame to every output; in reports it counts for `module`.
@@ -265,7 +284,8 @@ impl SinkSet {
 
     /// Does what is due and collects the news. Returns when to call again at the latest.
     pub fn tick(&mut self, now: Instant, notices: &mut Vec<Notice>) -> Option<Instant> {
-        self.sinks.iter_mut().filter_map(|sink| sink.tick(now, notices)).min()
+        let numbers = self.tell_numbers(now, false);
+        self.sinks.iter_mut().filter_map(|sink| sink.tick(now, notices)).chain(numbers).min()
     }
 
     /// Descriptors to poll for room, so that a slow reader is served when it reads and not at the next tick.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::body::BodyLimits;
 use super::exchange::Exchange;
+use crate::redact::RedactOptions;
+use crate::statements::StatementOptions;
 
 /// What is shown of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -90,6 +92,12 @@ pub struct StreamOptions {
     pub memory: u64,
     /// Which exchanges are shown.
     pub filter: Filter,
+    /// What is taken out of events.
+    #[serde(default)]
+    pub redact: RedactOptions,
+    /// What is done with statements.
+    #[serde(default)]
+    pub statements: StatementOptions,
 }
 
 impl StreamOptions {

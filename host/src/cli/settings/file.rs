@@ -18,6 +18,8 @@ use crate::module::{Search, SearchError, escape};
 pub const DEFAULT_FILE: &str = "/etc/ecapture/ecapture.toml";
 /// Longest file, in bytes.
 const MAX: u64 = 256 << 10;
+/// The option whose values stand in `[redact]`.
+const PATTERN: &str = "redact-pattern";
 /// Most values of one option.
 const MAX_VALUES: usize = 1024;
 
@@ -140,6 +142,7 @@ pub fn parse(text: &str) -> Result<Parsed, Complaint> {
         Complaint { spot, message }
     })?;
     let mut parsed = Parsed::default();
+    let mut patterns = Vec::new();
     for (key, value) in root.get_ref() {
         let spot = spots.at(key.span().start);
         match (key.get_ref().as_ref(), value.get_ref()) {
@@ -150,10 +153,37 @@ pub fn parse(text: &str) -> Result<Parsed, Complaint> {
                     parsed.sections.push(section(name, spot, value, &spots)?);
                 }
             }
+            ("redact", _) => patterns.extend(redact(section("redact".to_owned(), spot, value, &spots)?)?),
             (name, _) => parsed.sections.push(section(name.to_owned(), spot, value, &spots)?),
         }
     }
+    if let Some(entry) = patterns.first() {
+        match parsed.sections.iter_mut().find(|section| section.name == "common") {
+            Some(common) if common.entries.iter().any(|e| e.key == PATTERN) => {
+                let message =
+                    format!("patterns stand in [redact] and as {PATTERN:?} in [common]: one of them is enough");
+                return Err(Complaint { spot: entry.spot, message });
+            }
+            Some(common) => common.entries.append(&mut patterns),
+            None => {
+                let spot = entry.spot;
+                parsed.sections.push(Section { name: "common".to_owned(), spot, entries: patterns });
+            }
+        }
+    }
     Ok(parsed)
+}
+
+/// `patterns` of `[redact]` is the option `redact-pattern`.
+fn redact(section: Section) -> Result<Vec<Entry>, Complaint> {
+    let entry = |entry: Entry| match entry.key.as_str() {
+        "patterns" => Ok(Entry { key: PATTERN.to_owned(), ..entry }),
+        key => {
+            let message = format!("unknown key {:?} in [redact]; known here: patterns", short(key));
+            Err(Complaint { spot: entry.spot, message })
+        }
+    };
+    section.entries.into_iter().map(entry).collect()
 }
 
 fn section(name: String, spot: Spot, value: &Spanned<DeValue<'_>>, spots: &Spots<'_>) -> Result<Section, Complaint> {

@@ -1,0 +1,335 @@
+//! An event without its secrets. What is found in one column is taken out of the others as well: an error of the server quotes the
+//! statement.
+
+use super::spans::{Kinds, REDACTED, Spans};
+use super::{Redactor, command, http, inline, sql};
+use crate::event::{Event, Field, Flags, Value};
+use crate::statements::lex::Dialect;
+use crate::stream::exchange::{Exchange, Header, Message};
+
+/// Shortest secret that is looked for in other columns: a shorter one is everywhere.
+const MIN_SECRET: usize = 4;
+/// Most secrets of one event that are looked for in other columns.
+const MAX_SECRETS: usize = 16;
+
+/// What a column holds, by its name.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    Statement,
+    Parameters,
+    Command,
+    Arguments,
+    Url,
+    Query,
+    Message,
+    Other,
+}
+
+fn holds(name: &str) -> Holds {
+    match name {
+        "db.query.text" => Holds::Statement,
+        "db.query.parameters" => Holds::Parameters,
+        "ecapture.command.text" | "ecapture.line.text" | "process.command_line" => Holds::Command,
+        "process.command_args" => Holds::Arguments,
+        "url.full" | "url.original" => Holds::Url,
+        "url.query" => Holds::Query,
+        "ecapture.error.message" => Holds::Message,
+        _ if name.starts_with("db.query.parameter.") => Holds::Parameters,
+        _ => Holds::Other,
+    }
+}
+
+impl Redactor {
+    /// Hands `give` the event, without its secrets if it has any.
+    pub fn event(&self, event: &Event<'_>, give: impl FnOnce(&Event<'_>)) {
+        // What is said of redaction, only this says.
+        let event = &Event { flags: event.flags.without_redacted(), ..*event };
+        if event.secret || self.is_idle() {
+            return give(event);
+        }
+        let (mut kinds, mut secrets, mut parameters) = (Kinds::default(), Vec::new(), false);
+        let mut texts: Vec<Option<Vec<u8>>> = Vec::new();
+        let dialect = self.dialect(event);
+        for (number, (column, value)) in event.columns().enumerate() {
+            let (Value::Text(text) | Value::Bytes(text)) = value else { continue };
+            let mut spans = Spans::default();
+            parameters |= self.column(holds(column.name()), text, dialect, &mut spans);
+            for (from, to, _) in spans.iter().take(MAX_SECRETS) {
+                if to - from >= MIN_SECRET && secrets.len() < MAX_SECRETS {
+                    secrets.extend(text.get(from..to));
+                }
+            }
+            if let Some((without, found)) = spans.apply(text) {
+                kinds = kinds | found;
+                put(&mut texts, number, without);
+            }
+        }
+        if !secrets.is_empty() || parameters || self.literals {
+            self.others(event, (&secrets, parameters, dialect), &mut texts, &mut kinds);
+        }
+        let payload = self.payload(event, &mut kinds);
+        let exchange = event.exchange.and_then(|exchange| self.exchange(exchange, &mut kinds));
+        if kinds.is_empty() {
+            return give(event);
+        }
+        let text = |number: usize| texts.get(number).and_then(Option::as_deref);
+        let fields: Vec<Field<'_>> = (0..)
+            .zip(event.fields)
+            .map(|(number, field)| match (text(number), field.value) {
+                (Some(text), Value::Text(_)) => Field { column: field.column, value: Value::Text(text) },
+                (Some(text), Value::Bytes(_)) => Field { column: field.column, value: Value::Bytes(text) },
+                _ => *field,
+            })
+            .collect();
+        give(&Event {
+            fields: &fields,
+            payload: payload.as_deref().unwrap_or(event.payload),
+            exchange: exchange.as_ref().or(event.exchange),
+            flags: event.flags.with_redacted(kinds),
+            ..*event
+        });
+    }
+
+    fn dialect(&self, event: &Event<'_>) -> Dialect {
+        let mut system = event.columns().filter(|(column, _)| column.name() == "db.system.name");
+        match system.next() {
+            Some((_, Value::Text(name))) => Dialect::of(name),
+            _ => Dialect::default(),
+        }
+    }
+
+    /// Finds what is secret in one column. True: parameters are.
+    fn column(&self, holds: Holds, text: &[u8], dialect: Dialect, spans: &mut Spans) -> bool {
+        self.own(text, spans);
+        if self.show_secrets {
+            return false;
+        }
+        match holds {
+            Holds::Statement => return sql::scan(text, dialect, spans),
+            Holds::Command => command::scan(text, spans),
+            Holds::Arguments => command::arguments(text, spans),
+            Holds::Url if inline::suspicious(text) || memchr::memchr(b'?', text).is_some() => {
+                inline::scan(text, 0, spans);
+                if memchr::memchr(b'?', text).is_some() {
+                    http::header(b"location", text, spans);
+                    inline::query(text, spans);
+                }
+            }
+            Holds::Query => inline::query(text, spans),
+            Holds::Message => {
+                sql::scan(text, dialect, spans);
+                if inline::suspicious(text) {
+                    inline::scan(text, 0, spans);
+                }
+            }
+            _ if inline::suspicious(text) => inline::scan(text, 0, spans),
+            _ => {}
+        }
+        false
+    }
+
+    /// Takes out of every column what another one had, and literals.
+    fn others(
+        &self,
+        event: &Event<'_>,
+        (secrets, parameters, dialect): (&[&[u8]], bool, Dialect),
+        texts: &mut Vec<Option<Vec<u8>>>,
+        kinds: &mut Kinds,
+    ) {
+        for (number, (column, value)) in event.columns().enumerate() {
+            let (Value::Text(text) | Value::Bytes(text)) = value else { continue };
+            let now = texts.get(number).and_then(Option::as_deref).unwrap_or(text);
+            let mut spans = Spans::default();
+            for secret in secrets {
+                memchr::memmem::find_iter(now, secret).for_each(|at| spans.add(at, at + secret.len(), Kinds::PASSWORD));
+            }
+            let without = spans.apply(now);
+            let now = without.as_ref().map_or(now, |(text, _)| text.as_slice());
+            let holds = holds(column.name());
+            let more = match holds {
+                Holds::Statement if self.literals => sql::literals(now, dialect).map(|text| (text, Kinds::LITERAL)),
+                Holds::Message if self.literals => sql::quotes(now).map(|text| (text, Kinds::LITERAL)),
+                Holds::Parameters if self.literals => Some((array(now, b"?"), Kinds::LITERAL)),
+                Holds::Parameters if parameters => Some((array(now, REDACTED), Kinds::PASSWORD)),
+                _ => None,
+            };
+            if let Some((text, found)) = more.or(without) {
+                *kinds = *kinds | found;
+                put(texts, number, text);
+            }
+        }
+    }
+
+    fn payload(&self, event: &Event<'_>, kinds: &mut Kinds) -> Option<Vec<u8>> {
+        let mut spans = Spans::default();
+        self.own(event.payload, &mut spans);
+        if !self.show_secrets {
+            http::plaintext(event.payload, &mut spans);
+        }
+        let (without, found) = spans.apply(event.payload)?;
+        *kinds = *kinds | found;
+        Some(without)
+    }
+
+    fn exchange(&self, exchange: &Exchange, kinds: &mut Kinds) -> Option<Exchange> {
+        let mut all = Kinds::default();
+        let mut without = exchange.clone();
+        if let Some(request) = &mut without.request {
+            let mut spans = Spans::default();
+            self.column(Holds::Url, &request.target, Dialect::default(), &mut spans);
+            replace(&mut request.target, spans, &mut all);
+            if let Some(authority) = &mut request.authority {
+                let user = memchr::memrchr(b'@', authority).unwrap_or(0);
+                let mut spans = Spans::default();
+                if !self.show_secrets {
+                    spans.add(0, user, Kinds::URL);
+                }
+                replace(authority, spans, &mut all);
+            }
+            self.message(&mut request.message, &mut all);
+        }
+        if let Some(response) = &mut without.response {
+            self.message(&mut response.message, &mut all);
+        }
+        *kinds = *kinds | all;
+        (!all.is_empty()).then_some(without)
+    }
+
+    fn message(&self, message: &mut Message, kinds: &mut Kinds) {
+        for Header { name, value } in message.headers.iter_mut().chain(&mut message.trailers) {
+            let Some(value) = value else { continue };
+            let mut spans = Spans::default();
+            self.own(value, &mut spans);
+            match name {
+                _ if self.show_secrets => {}
+                Some(name) => http::header(name, value, &mut spans),
+                // Nobody knows what it is.
+                None => spans.add(0, value.len(), Kinds::AUTHORIZATION),
+            }
+            replace(value, spans, kinds);
+        }
+        let mut spans = Spans::default();
+        self.own(&message.body.bytes, &mut spans);
+        replace(&mut message.body.bytes, spans, kinds);
+    }
+}
+
+fn replace(text: &mut Vec<u8>, spans: Spans, kinds: &mut Kinds) {
+    if let Some((without, found)) = spans.apply(text) {
+        *kinds = *kinds | found;
+        *text = without;
+    }
+}
+
+fn put(texts: &mut Vec<Option<Vec<u8>>>, number: usize, text: Vec<u8>) {
+    if texts.len() <= number {
+        texts.resize(number + 1, None);
+    }
+    if let Some(slot) = texts.get_mut(number) {
+        *slot = Some(text);
+    }
+}
+
+/// A JSON array with every member as this text; what is no array, wholly.
+fn array(text: &[u8], member: &[u8]) -> Vec<u8> {
+    let Ok(members) = serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(text) else { return member.to_vec() };
+    let mut out = vec![b'['];
+    for number in 0..members.len() {
+        out.extend_from_slice(if number > 0 { b",\"" } else { b"\"" });
+        out.extend_from_slice(member);
+        out.push(b'"');
+    }
+    out.push(b']');
+    out
+}
+
+impl Flags {
+    /// Kinds of what was taken out stand in the highest bits, which no module sets.
+    const REDACTED_SHIFT: u32 = 24;
+
+    /// What was taken out of the event.
+    #[must_use]
+    pub fn redacted(self) -> Kinds {
+        Kinds(u8::try_from(self.0 >> Self::REDACTED_SHIFT).unwrap_or_default())
+    }
+
+    fn without_redacted(self) -> Self {
+        Self(self.0 & ((1 << Self::REDACTED_SHIFT) - 1))
+    }
+
+    fn with_redacted(self, kinds: Kinds) -> Self {
+        Self(self.without_redacted().0 | u32::from(kinds.0) << Self::REDACTED_SHIFT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Column, ColumnType, Schema};
+    use crate::redact::RedactOptions;
+    use crate::sink::samples;
+
+    const COLUMNS: [(&str, ColumnType); 5] = [
+        ("db.system.name", ColumnType::Text),
+        ("db.query.text", ColumnType::Text),
+        ("db.query.parameters", ColumnType::Text),
+        ("ecapture.error.message", ColumnType::Text),
+        ("user.name", ColumnType::Text),
+    ];
+
+    fn through(options: &RedactOptions, texts: [&str; 4]) -> (Vec<String>, Vec<&'static str>) {
+        let columns = COLUMNS.iter().map(|(name, ty)| Column::new(name, *ty).unwrap()).collect();
+        let mut schema = Schema::new("mysql").unwrap();
+        schema.push("query", "{db.query.text}", columns).unwrap();
+        let fields: Vec<Field<'_>> = (0..)
+            .zip(["mysql"].into_iter().chain(texts))
+            .map(|(column, text)| Field { column, value: Value::Text(text.as_bytes()) })
+            .collect();
+        let sample = samples::schema();
+        let event = Event {
+            schema: schema.event(0).unwrap(),
+            fields: &fields,
+            flags: Flags(1 << 30 | 1),
+            ..samples::event(&sample, &[])
+        };
+        let mut told = None;
+        Redactor::new(options).unwrap().event(&event, |event| {
+            let text = |field: &Field<'_>| match field.value {
+                Value::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+                other => panic!("{other:?}"),
+            };
+            assert!(event.flags.partial());
+            told = Some((event.fields.iter().skip(1).map(text).collect(), event.flags.redacted().names().collect()));
+        });
+        told.unwrap()
+    }
+
+    #[test]
+    fn what_is_found_in_one_column_is_in_no_other() {
+        let sql = "CREATE USSR u IDENTIFIED BY 'S3cret'";
+        let (texts, kinds) = through(&RedactOptions::default(), [sql, "[]", "near 'S3cret' at line 1", "bob"]);
+        assert_eq!(texts, ["CREATE USSR u IDENTIFIED BY '[redacted]'", "[]", "near '[redacted]' at line 1", "bob"]);
+        assert_eq!(kinds, ["password"]);
+        let (texts, kinds) = through(&RedactOptions::default(), ["SET PASSWORD = ?", "[\"S3cret\", 1]", "", ""]);
+        assert_eq!(texts[1], "[\"[redacted]\",\"[redacted]\"]");
+        assert_eq!(kinds, ["password"]);
+        let show = RedactOptions { show_secrets: true, ..RedactOptions::default() };
+        assert_eq!(
+            through(&show, [sql, "", "", ""]),
+            (vec![sql.into(), String::new(), String::new(), String::new()], vec![])
+        );
+    }
+
+    #[test]
+    fn literals_and_own_expressions() {
+        let literals = RedactOptions { literals: true, ..RedactOptions::default() };
+        let sql = "select 'x', 17 from t";
+        let (texts, kinds) = through(&literals, [sql, "[\"a\", [1]]", "Duplicate entry 'x'", "bob"]);
+        assert_eq!(texts, ["select ?, ? from t", "[\"?\",\"?\"]", "Duplicate entry ?", "bob"]);
+        assert_eq!(kinds, ["literal"]);
+        let own = RedactOptions { patterns: vec!["b(o)b".into(), "1\\d".into()], ..RedactOptions::default() };
+        let (texts, kinds) = through(&own, [sql, "", "", "bob"]);
+        assert_eq!((texts[0].as_str(), texts[3].as_str()), ("select 'x', [redacted] from t", "b[redacted]b"));
+        assert_eq!(kinds, ["pattern"]);
+    }
+}
