@@ -361,10 +361,15 @@ fn verify(program: &NewProgram<'_>) -> Result<(OwnedFd, String), LoadError> {
     let text =
         |log: &[u8]| String::from_utf8_lossy(log.split(|b| *b == 0).next().unwrap_or_default()).trim().to_owned();
     let mut log = vec![0; FIRST_LOG];
-    match sys::prog_load(program, LOG_STATS, &mut log) {
+    let mut first = sys::prog_load(program, LOG_STATS, &mut log);
+    // A log that does not fit answers ENOSPC (before 6.4; later it keeps the end), of a program that is accepted as well.
+    while first.as_ref().err().and_then(io::Error::raw_os_error) == Some(libc::ENOSPC) && log.len() < LARGEST_LOG {
+        log = vec![0; log.len() * 4];
+        first = sys::prog_load(program, LOG_STATS, &mut log);
+    }
+    match first {
         Ok(fd) => Ok((fd, text(&log))),
         Err(source) => {
-            // A log that does not fit answers ENOSPC (before 6.4; later it keeps the end).
             loop {
                 log.fill(0);
                 let again = sys::prog_load(program, LOG_STEPS | LOG_STATS, &mut log).err();
