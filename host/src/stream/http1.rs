@@ -4,6 +4,7 @@
 //! lost that could have held whole messages, that is no longer certain, and then it is said.
 
 pub mod find;
+mod framing;
 pub mod half;
 pub mod head;
 mod pairs;

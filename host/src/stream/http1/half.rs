@@ -1,8 +1,10 @@
-//! One direction: from bytes to messages.
+//! One direction: from bytes to messages. What is done where bytes are missing or make no sense is in `loss`.
+
+mod loss;
 
 use super::super::body::{Body, BodyLimits, BodyReader};
 use super::super::exchange::{Header, Message, Request, Response};
-use super::find::{Found, KEPT, next_message};
+use super::framing::{Framing, chunk_length, framing, without_chunked};
 use super::head::{self, Begins, First, Head, Kind, MAX_HEAD};
 use super::pairs::Pairs;
 
@@ -34,15 +36,6 @@ enum State {
     UntilClose,
     /// The next message is looked for.
     Search,
-}
-
-/// How long a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-    UntilClose,
 }
 
 /// One direction of a connection.
@@ -442,131 +435,6 @@ impl Half {
         }
     }
 
-    /// Looks for the next message. Found: it begins with the bytes that are kept and not taken.
-    fn search(&mut self, bytes: &[u8]) -> usize {
-        if self.kept.is_empty() {
-            return match next_message(bytes, self.kind) {
-                Found::At(at) => {
-                    self.skip(at);
-                    self.state = State::Head { found: true };
-                    // The state has changed, which is progress even without a byte taken.
-                    at
-                }
-                Found::Nothing(from) => {
-                    self.skip(from);
-                    self.kept = bytes.get(from..).unwrap_or_default().to_vec();
-                    bytes.len()
-                }
-            };
-        }
-        let before = self.kept.len();
-        let room = bytes.len().min(4 * KEPT);
-        self.kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
-        match next_message(&self.kept, self.kind) {
-            Found::At(at) => {
-                self.skip(at.min(before));
-                self.state = State::Head { found: true };
-                self.scanned = 0;
-                if at >= before {
-                    self.kept = Vec::new();
-                    self.skip(at - before);
-                    return at - before;
-                }
-                self.kept.truncate(before);
-                self.kept.drain(..at);
-                0
-            }
-            Found::Nothing(from) => {
-                self.skip(from);
-                self.kept.drain(..from);
-                room
-            }
-        }
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        self.skipped += bytes as u64;
-    }
-
-    /// Bytes are missing; `None`: nobody knows how many.
-    pub fn gap(&mut self, time_ns: u64, len: Option<u64>, pairs: &mut Pairs) {
-        self.last_ns = time_ns;
-        let most = len.unwrap_or(u64::MAX);
-        match self.state {
-            State::Length(left) | State::Chunk(left) if most <= left => {
-                self.body_gap(most);
-                let left = left - most;
-                self.state = match self.state {
-                    State::Chunk(_) if left == 0 => State::ChunkEnd,
-                    State::Chunk(_) => State::Chunk(left),
-                    _ => State::Length(left),
-                };
-                if self.state == State::Length(0) {
-                    self.end(true, None, pairs);
-                }
-            }
-            State::Length(left) => {
-                // Its end is known all the same; what was lost behind it is not.
-                self.body_gap(left);
-                self.end(true, None, pairs);
-                self.lost_between(len.map(|len| len - left), pairs);
-            }
-            State::UntilClose => self.body_gap(len.unwrap_or(1)),
-            State::Head { .. } => {
-                if let Some(head) = head::lines(&self.kept, "bytes of its header were lost") {
-                    self.begin(head, pairs);
-                    self.lost_inside(len, None, pairs);
-                } else {
-                    self.skipped += self.kept.len() as u64;
-                }
-                self.lost_between(len, pairs);
-            }
-            State::HeadRest(_) => {
-                self.lost_inside(len, Some("bytes of its header were lost"), pairs);
-                self.lost_between(len, pairs);
-            }
-            State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailers => {
-                self.body_gap(len.unwrap_or(1));
-                self.end(false, Some("its end is among bytes that were lost".into()), pairs);
-                self.lost_between(None, pairs);
-            }
-            State::Search => {
-                self.skipped += self.kept.len() as u64;
-                self.lost_between(len, pairs);
-            }
-        }
-    }
-
-    fn body_gap(&mut self, len: u64) {
-        self.maybe_none = false;
-        if let Some(body) = &mut self.body {
-            body.gap(len);
-        }
-    }
-
-    /// The message that was being read has lost bytes, and its end with them.
-    fn lost_inside(&mut self, len: Option<u64>, note: Option<&str>, pairs: &mut Pairs) {
-        if let Some(message) = self.open(pairs) {
-            message.missing = message.missing.saturating_add(len.unwrap_or(1));
-        }
-        self.end(false, note.map(str::to_owned), pairs);
-    }
-
-    /// Bytes between messages were lost, and messages among them perhaps.
-    fn lost_between(&mut self, len: Option<u64>, pairs: &mut Pairs) {
-        self.kept.clear();
-        self.scanned = 0;
-        if len == Some(0) {
-            return;
-        }
-        match len {
-            Some(len) => self.lost = self.lost.saturating_add(len),
-            None => self.lost_unknown = true,
-        }
-        self.may_have_lost_messages(pairs);
-        self.state = State::Search;
-    }
-
     /// The other side asks again: a body that would end with the connection has ended.
     pub fn ended_by_request(&mut self, pairs: &mut Pairs) {
         if self.state == State::UntilClose && self.kind == Some(Kind::Responses) {
@@ -601,44 +469,4 @@ impl Half {
         self.kept = Vec::new();
         self.state = State::Search;
     }
-}
-
-/// Codings but the last, which is the framing.
-fn without_chunked(value: &[u8]) -> &[u8] {
-    let at = value.len().saturating_sub(b"chunked".len());
-    match value.split_at_checked(at) {
-        Some((before, last)) if last.eq_ignore_ascii_case(b"chunked") => before.trim_ascii_end(),
-        _ => value,
-    }
-}
-
-fn framing(message: &Message, response: bool) -> Framing {
-    let mut transfer = message.headers_named("transfer-encoding").peekable();
-    if transfer.peek().is_some() {
-        let last = transfer.last().unwrap_or_default();
-        let chunked = without_chunked(last).len() < last.len() || last.eq_ignore_ascii_case(b"chunked");
-        return match chunked {
-            true => Framing::Chunked,
-            false if response => Framing::UntilClose,
-            false => Framing::None,
-        };
-    }
-    // Several equal ones are allowed, even in one line.
-    let length = message.headers_named("content-length").flat_map(|value| value.split(|b| *b == b',')).find_map(|v| {
-        let text = std::str::from_utf8(v.trim_ascii()).ok()?;
-        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-    });
-    match length {
-        Some(length) => Framing::Length(length),
-        None if response => Framing::UntilClose,
-        None => Framing::None,
-    }
-}
-
-fn chunk_length(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|b| matches!(b, b';' | b' ' | b'\t' | b'\r')).next()?;
-    if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
