@@ -206,8 +206,8 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
         some => format!(", {} of them incomplete", count(some, "").trim_end_matches('s').trim_end()),
     };
     say(t.exchanges, "HTTP exchange", &incomplete)?;
-    say(t.filtered, "HTTP exchange", " left out by the filters")?;
-    say(t.not_shown, "call", " on connections without HTTP not shown: --view auto shows them")?;
+    say(t.filtered, "event", " left out by the filters")?;
+    say(t.not_shown, "event", " not shown in this view: --view auto shows them")?;
     say(t.gap_bytes, "byte", " missing in connections")?;
     say(t.unparsed_bytes, "byte", " of HTTP connections in no message that could be read")?;
     say(t.evicted, "connection", " given up early: too much was held (--stream-memory)")?;
