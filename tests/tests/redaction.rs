@@ -104,13 +104,15 @@ fn replays(module: &str, recording: &Path, more: &[&str]) -> Vec<(String, String
         }
         (format!("{form:?} {more:?}"), text)
     };
-    forms.iter().map(replay).collect()
+    let twice = |form: &&&[&str]| form.contains(&"--view") && more.contains(&"--view");
+    forms.iter().filter(|form| !twice(form)).map(replay).collect()
 }
 
 fn hidden(told: &[(String, String)], count: usize) {
     for (form, text) in told {
         for number in 0..count {
-            assert!(!text.contains(&secret(number)), "secret {number} in {form}");
+            let line = text.lines().find(|line| line.contains(&secret(number)));
+            assert!(line.is_none(), "secret {number} in {form}: {line:?}");
         }
         if !form.contains("none") {
             assert!(text.contains("[redacted]"), "{form}");

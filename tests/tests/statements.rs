@@ -87,7 +87,8 @@ fn commands_that_the_documents_show_are_understood() {
         let output = modules.run(&[&["mysql"], wrong].concat());
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let dir = tempfile::tempdir().unwrap();
+    // For root, everything above has to be root's alone.
+    let dir = tempfile::tempdir_in("/var/lib").or_else(|_| tempfile::tempdir()).unwrap();
     let file = dir.path().join("ecapture.toml");
     let refused =
         [("patterns = ['(']", "redact-pattern"), ("pattern = 'x'", "unknown key"), ("patterns = ['']", "everywhere")];
