@@ -1,5 +1,5 @@
-//! The running kernel's verifier accepts every object, and no program's stack reaches the size at which the kernel would
-//! give it a per-CPU stack. Needs root and bpftool; says so and passes without them.
+//! The running kernel's verifier accepts every object, and no stack of a program at a uprobe reaches the size at which
+//! the kernel would give it a per-CPU stack. Needs root and bpftool; says so and passes without them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,18 +46,23 @@ fn the_kernel_takes_every_object_with_little_stack() {
     let mut programs = 0;
     for source in sources() {
         let built = Builder::new(&source).out_dir(dir.path()).arch(host_arch()).announce(false).build().unwrap();
+        // Other programs than those at uprobes are not preempted by themselves: the kernel sees to it.
+        let object = fs::read(&built.path).unwrap();
+        let at_uprobes =
+            ["uprobe", "uretprobe"].iter().any(|word| object.windows(word.len()).any(|w| w == word.as_bytes()));
+        let told = if at_uprobes { "--debug" } else { "--json" };
         // bpftool pins what it loads, into a file system that only it sees and that ends with it.
         let pins = dir.path().join("pins");
         fs::create_dir_all(&pins).unwrap();
-        let script = "mount -t bpf bpf \"$1\" && exec bpftool -d prog loadall \"$0\" \"$1/programs\"";
+        let script = "mount -t bpf bpf \"$1\" && exec bpftool \"$2\" prog loadall \"$0\" \"$1/programs\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
-        let output = command.arg(&built.path).arg(&pins).output().unwrap();
+        let output = command.arg(&built.path).arg(&pins).arg(told).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         let tail: Vec<&str> = log.lines().rev().take(20).collect();
         assert!(output.status.success(), "{} refused: {tail:#?}", source.display());
         let depths = depths(&log);
-        assert!(!depths.is_empty(), "{}: no statistics in the verifier's log", source.display());
+        assert_eq!(depths.is_empty(), !at_uprobes, "{}: no statistics in the verifier's log", source.display());
         assert!(depths.iter().all(|depth| *depth <= DEEPEST), "{}: {depths:?}", source.display());
         programs += depths.len();
     }
