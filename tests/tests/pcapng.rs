@@ -13,11 +13,13 @@ use ecapture_tests::disk::Tiny;
 use ecapture_tests::network::Network;
 use ecapture_tests::tls::Library;
 use ecapture_tests::web::{Nginx, fetch};
+use ecapture_tests::wheels::{self, wheel};
 use ecapture_tests::{document, needs, skip_if};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TSHARK: &str = "/usr/bin/tshark";
 const TCPDUMP: &str = "/usr/bin/tcpdump";
+const PYTHON: &str = "/usr/bin/python3";
 
 macro_rules! skip_unless_possible {
     ($test:expr) => {
@@ -294,6 +296,45 @@ fn requests_over_a_pair_of_interfaces() {
         return;
     }
     requests("ecap0", "10.77.0.2", &client, &server);
+}
+
+/// gRPC has BoringSSL inside, without names.
+#[test]
+fn calls_of_grpc() {
+    let test = "calls_of_grpc";
+    skip_unless_possible!(test);
+    skip_if!(test, needs::program(PYTHON, "python3"));
+    let network = network!(test);
+    let (package, types) = match wheel("grpcio").and_then(|package| Ok((package, wheel("typing_extensions")?))) {
+        Ok(both) => both,
+        Err(reason) => {
+            skip_if!(test, Some(reason));
+            return;
+        }
+    };
+    let (served, modules, dir) = (Library::installed(), Modules::with(&["openssl"]), tempfile::tempdir().unwrap());
+    let copy = dir.path().join("copy");
+    assert!(Command::new("cp").arg("-a").arg(&package).arg(&copy).status().unwrap().success());
+    for path in [dir.path(), &copy] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (out, library, rounds) = (dir.path().join("out.pcapng"), wheels::file(&copy, "cygrpc"), 30);
+    let path = std::env::join_paths([copy.as_path(), types.as_path()]).unwrap();
+    let finished = network.inside(|| {
+        let fixed = ["tls", "-m", "pcapng", "-i", "lo", "--libssl", library.to_str().unwrap()];
+        let capture = Capture::start(&modules, &[&fixed[..], &["-w", out.to_str().unwrap()]].concat());
+        let _ = served.exchange_with(Path::new(PYTHON), "tls-grpc-calls.py", &[], rounds, &[("PYTHONPATH", &path)]);
+        std::thread::sleep(Duration::from_millis(100));
+        capture.stop()
+    });
+    whole(&finished);
+    all_is_decrypted(&out);
+    let mut calls: BTreeMap<String, u32> = BTreeMap::new();
+    for line in tshark(&out, "http2.headers.path", &["http2.headers.path"]) {
+        line[0].split(',').for_each(|path| *calls.entry(path.to_owned()).or_default() += 1);
+    }
+    let expected = ["Fail", "Get", "List", "Put", "Talk"].map(|call| (format!("/shop.Orders/{call}"), rounds));
+    assert!(calls.iter().map(|(path, count)| (path.clone(), *count)).eq(expected), "{calls:?}");
 }
 
 #[test]

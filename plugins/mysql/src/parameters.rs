@@ -140,10 +140,9 @@ pub fn execute(packet: Packet<'_>, known: Known<'_>) -> Execution {
     let mut json = Json::new(JSON_MAX);
     json.open();
     let mut stopped = None;
-    for (number, kind) in (0_u16..).zip(types.iter()) {
-        let index = usize::from(number);
+    for (index, kind) in types.iter().enumerate() {
         let null = nulls.get(index / 8).is_some_and(|byte| byte & (1 << (index % 8)) != 0);
-        let one = match known.long.get(&number) {
+        let one = match u16::try_from(index).ok().and_then(|number| known.long.get(&number)) {
             // A value that came before wins over whatever the execution says, as in the server.
             Some(long) => json.bytes(&long.bytes, long.missing),
             None if null => json.null(),

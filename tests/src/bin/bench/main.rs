@@ -5,6 +5,7 @@
 //! them alike; a result is the median of the rounds with the range in brackets. Nothing here fails for being slow: it prints.
 
 mod abi;
+mod handshakes;
 mod http;
 mod list;
 mod memory;
@@ -39,6 +40,7 @@ fn main() {
         ("list", list::run),
         ("replay", replay::run),
         ("packets", packets::run),
+        ("handshakes", handshakes::run),
     ];
     if let Some(unknown) = asked.iter().find(|a| !parts.iter().any(|(name, _)| name == a)) {
         let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
