@@ -17,7 +17,9 @@ fn fixture(name: &str) -> PathBuf {
 /// A capture of everything that runs this copy of the shell.
 fn start(shell: &Zsh, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["zsh"]);
-    let capture = Capture::start(&modules, &[&["zsh", "-o", "json", "--zsh", &shell.text()], more].concat());
+    // Texts are compared byte for byte.
+    let fixed = ["zsh", "-o", "json", "--show-secrets", "--zsh", &shell.text()];
+    let capture = Capture::start(&modules, &[&fixed[..], more].concat());
     (modules, capture)
 }
 
@@ -163,7 +165,8 @@ fn newer_builds() {
         let plan = modules.run(&["module", "plan", "zsh", "--target", binary.to_str().unwrap()]);
         let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
         assert!(plan.contains(version) && !plan.contains("Single") && !plan.contains("no function"), "{plan}");
-        let args = ["zsh", "-o", "json", "--zsh", binary.to_str().unwrap(), "--ring-size", "64MiB"];
+        let path = binary.to_str().unwrap();
+        let args = ["zsh", "-o", "json", "--show-secrets", "--zsh", path, "--ring-size", "64MiB"];
         let capture = Capture::start(&modules, &args);
         let mut command = Command::new("chroot");
         command.arg("--userspec=65534:65534").arg(root.path());
