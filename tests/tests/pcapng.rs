@@ -47,6 +47,9 @@ macro_rules! network {
     };
 }
 
+/// What is TLS is known by its bytes: the port that a client happened to get may be some other protocol's.
+const BY_BYTES: [&str; 2] = ["-o", "tcp.try_heuristic_first:TRUE"];
+
 /// Something that writes a file until it is told to end.
 struct Running(Child);
 
@@ -82,7 +85,7 @@ fn tcpdump(interface: &str, file: &Path, expression: &str) -> Running {
 /// What tshark says of a file: a line for each packet that fits, its fields.
 fn tshark(file: &Path, fits: &str, fields: &[&str]) -> Vec<Vec<String>> {
     let mut command = Command::new(TSHARK);
-    command.arg("-r").arg(file).args(["-n", "-Y", fits, "-T", "fields", "-E", "separator=/t"]);
+    command.args(BY_BYTES).arg("-r").arg(file).args(["-n", "-Y", fits, "-T", "fields", "-E", "separator=/t"]);
     fields.iter().for_each(|field| {
         command.args(["-e", field]);
     });
@@ -99,7 +102,7 @@ fn bodies_of_http1(file: &Path, dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let into = dir.join("objects");
     let _ = std::fs::remove_dir_all(&into);
     let mut command = Command::new(TSHARK);
-    command.arg("-r").arg(file).args(["-q", "--export-objects"]).arg(format!("http,{}", into.display()));
+    command.args(BY_BYTES).arg("-r").arg(file).args(["-q", "--export-objects"]).arg(format!("http,{}", into.display()));
     assert!(command.output().unwrap().status.success());
     let files = std::fs::read_dir(&into).unwrap().map(|entry| entry.unwrap().path());
     files.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())).collect()
