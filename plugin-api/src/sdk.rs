@@ -34,6 +34,7 @@
 //! Here live the traits, what they are given, the glue between them and [`crate::abi`], and helpers to look into an ELF
 //! file ([`elf`]). No type of `abi_stable` is in an author's hands, so that a later ABI can take over with a recompile.
 
+pub mod bounded;
 pub mod elf;
 mod error;
 #[doc(hidden)]

@@ -1,9 +1,9 @@
 //! Golden tests of the state machine: sequences of messages and what they become.
 
 use super::*;
-use crate::bounded::Bound;
 use crate::command::LAST_PREPARED;
 use crate::made;
+use ecapture_plugin_api::sdk::bounded::Bound;
 use proptest::prelude::*;
 
 /// Plays messages and collects what is over.

@@ -5,12 +5,11 @@
 //! |---|---|
 //! | `detect`, `detect/*` | the version detector: what the bytes of a server binary say |
 //! | `record` | the kernel side's messages, read from bytes |
-//! | `decode`, `flight`, `session`, `namespace`, `bounded` | the state machine: messages to commands that are over |
+//! | `decode`, `flight`, `session`, `namespace` | the state machine: messages to commands that are over |
 //! | `parameters`, `parameters/*` | what prepared statements are executed with |
 //! | `event`, `output` | such a command, and how it is shown |
 //! | here | the module's interface: options, the plan, the glue |
 
-mod bounded;
 mod command;
 mod decode;
 mod detect;

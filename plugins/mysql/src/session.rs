@@ -6,11 +6,11 @@
 //! All tables are bounded ([`Limits`]). What was evicted, or was prepared before the capture began, is "unknown", never
 //! guessed: server-side ids are not reused within a connection's life, so an id that is found is the right one.
 
-use crate::bounded::{Bound, Bounded};
 use crate::command::LAST_PREPARED;
 use crate::namespace::{self, Effect};
 use crate::parameters::{self, JSON_MAX, Known as KnownParameters, LongData, Packet, Parameters, Type};
 use crate::record::{Head, Login};
+use ecapture_plugin_api::sdk::bounded::{Bound, Bounded};
 use std::sync::Arc;
 
 /// Bounds of the tables.

@@ -8,13 +8,12 @@
 //! | `asked` | the client's side of the protocol: messages, out of pieces of the stream |
 //! | `told` | what the server's messages say: command tags, errors |
 //! | `parameters`, `numbers` | values bound to a statement, as the server would write them |
-//! | `machine`, `session`, `answer`, `bounded` | the state machine: what was asked, matched with what was told |
+//! | `machine`, `session`, `answer` | the state machine: what was asked, matched with what was told |
 //! | `event`, `output` | what became of one statement, and how it is shown |
 //! | `module` | the module's interface: options, the plan, the glue |
 
 mod answer;
 mod asked;
-mod bounded;
 mod detect;
 mod event;
 mod machine;

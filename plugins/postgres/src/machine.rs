@@ -8,11 +8,11 @@
 
 use crate::answer::{Answer, Direction};
 use crate::asked::{Fields, Message as Asked};
-use crate::bounded::{Bound, Bounded};
 use crate::event::{Client, Finished, Kind, Outcome, Text};
 use crate::record::{self, Body, Entry, Head, Peer, RecordError, flag};
 use crate::session::{self, Item, Session, Statements, What};
 use crate::told::{Failure, Tag};
+use ecapture_plugin_api::sdk::bounded::{Bound, Bounded};
 use std::sync::Arc;
 
 /// One message with what the host says about it.

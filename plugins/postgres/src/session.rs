@@ -4,10 +4,10 @@
 
 use crate::answer::{Answer, Direction};
 use crate::asked::{Fields, Message, Reader};
-use crate::bounded::{Bound, Bounded};
 use crate::event::{Client, Finished, Kind, Outcome, Text};
 use crate::parameters::{self, Values};
 use crate::told::Failure;
+use ecapture_plugin_api::sdk::bounded::{Bound, Bounded};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A map with a bound: entries and bytes, the least recently used goes first. Every table of the decoder that outlives
-//! one statement is one of these, because its keys (connections, names of statements) are chosen by whoever talks to the server.
+//! A map with a bound: entries and bytes, the least recently used goes first. For every table of a decoder that outlives one
+//! message, because its keys (connections, names of statements) are chosen by whoever talks to the target.
 //!
 //! Not here: what is stored. Nothing knows about records or SQL.
 //!
@@ -94,13 +94,16 @@ impl<K: Ord + Copy, V> Bounded<K, V> {
     }
 
     /// Number of entries.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Sum of the weights.
-    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -148,7 +151,7 @@ mod tests {
         map.remove_range((1, 0)..=(1, i32::MAX));
         assert_eq!((map.len(), map.bytes()), (1, 1));
         assert_eq!(map.remove(&(2, 1)), Some(()));
-        assert!(map.len() == 0 && map.bytes() == 0);
+        assert!(map.is_empty() && map.bytes() == 0);
     }
 
     proptest! {
