@@ -254,8 +254,9 @@ impl Out {
             exchange: Some(exchange),
             ..about_event(about, schema, exchange.ended_ns(), &self.clock)
         };
-        self.sinks.event(&event);
-        self.wrote();
+        if self.sinks.event(&event) {
+            self.wrote();
+        }
     }
 
     /// Something that was said beside exchanges.
