@@ -250,6 +250,7 @@ fn filters_choose_among_requests_and_are_counted() {
         (&["--host", "localhost", "--method", "get"], 4),
         (&["--host", "*.example.org"], 0),
         (&["--min-duration", "10s"], 0),
+        (&["--errors-only"], 2),
     ] {
         let (_modules, capture) = capture(&library, filter);
         curl(&library, &nginx, &[]);
@@ -261,6 +262,12 @@ fn filters_choose_among_requests_and_are_counted() {
         let left_out = 4 - expected;
         assert_eq!(finished.said.contains("left out by the filters"), left_out > 0, "{}", finished.said);
     }
+    // What is left out does not count: the first two are fine.
+    let (_modules, capture) = capture(&library, &["--errors-only", "--count", "2"]);
+    curl(&library, &nginx, &[]);
+    let failed: Vec<Value> =
+        capture.wait().named("openssl.http").map(|event| event["http.response.status_code"].clone()).collect();
+    assert_eq!(failed, [404, 404]);
     let modules = Modules::with(&["openssl"]);
     let output = modules.run(&["tls", "--view", "raw", "--status", "404"]);
     assert_eq!(output.status.code(), Some(2));
