@@ -1,4 +1,11 @@
-//! For the tests of a decoder: a sink that keeps what it is given, and records out of bytes.
+//! For the tests of a module: made-up target files for its version detector, a sink and records for its decoder, and the built
+//! library through its interface.
+
+mod built;
+mod elf;
+
+pub use built::{Built, Decoded};
+pub use elf::elf;
 
 use super::{Decode, Error, Out, Record};
 use crate::abi::{

@@ -1,101 +1,44 @@
 //! The library as cargo built it: readable without running it, loadable, and working through its interface only.
 
-use ecapture_plugin_api::abi::abi_stable::prefix_type::PrefixTypeTrait;
-use ecapture_plugin_api::abi::abi_stable::std_types::{RResult, RSlice, RStr, RString};
-use ecapture_plugin_api::abi::{
-    EventSink, EventV1, HostApiV1, HostApiV1_Ref, ModuleError, ModuleV1_Ref, RecordV1, TargetV1, load, sink_mut,
-};
-use ecapture_plugin_api::manifest::Manifest;
-use ecapture_plugin_api::manifest::elf::ModuleNotes;
-use ecapture_plugin_api::plan::{Config, Configured, Detected, Value};
+use ecapture_plugin_api::plan::{Config, Value};
+use ecapture_plugin_api::sdk::testing::Built;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-/// Beside this test's program, or one folder up.
-fn library() -> PathBuf {
-    let program = std::env::current_exe().expect("path of the test's program");
-    let folders = program.ancestors().skip(1).take(2);
-    let found = folders.map(|folder| folder.join("libecap_mysql.so")).find(|path| path.is_file());
-    found.expect("libecap_mysql.so, which cargo builds with this test")
+fn config() -> Config {
+    with("statement_memory", Value::Int(1 << 20))
 }
 
-extern "C" fn log(_: u32, _: RStr<'_>) {}
-
-fn host() -> HostApiV1_Ref {
-    HostApiV1 { log }.leak_into_prefix()
-}
-
-fn module() -> ModuleV1_Ref {
-    load(&library()).unwrap_or_else(|error| panic!("{error:?}"))
-}
-
-fn text(result: RResult<RString, ModuleError>) -> String {
-    result.into_result().unwrap_or_else(|error| panic!("{error:?}")).into_string()
-}
-
-fn config(options: &[(&str, Value)]) -> String {
-    let options: BTreeMap<_, _> = options.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    Config::new("text", options).to_json()
+fn with(option: &str, value: Value) -> Config {
+    Config::new("text", BTreeMap::from([(option.to_owned(), value)]))
 }
 
 #[test]
 fn the_file_says_what_it_is() {
-    let bytes = std::fs::read(library()).expect("read the library");
-    let notes = ModuleNotes::read(&bytes).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(notes.manifest, include_str!("../module.toml"));
-    assert_eq!(notes.build.panic, "unwind");
-    let object = notes.object("mysql").expect("the eBPF object");
+    let module = Built::load("mysql");
+    assert_eq!(module.notes().manifest, include_str!("../module.toml"));
+    let object = module.notes().object("mysql").expect("the eBPF object");
     assert!(object.starts_with(b"\x7fELF") && object.len() > 4096);
-    let manifest = Manifest::parse(notes.manifest).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(manifest.file_name(), "libecap_mysql.so");
-    assert_eq!(manifest.module.aliases, ["mysqld"]);
+    assert_eq!(module.manifest().file_name(), "libecap_mysql.so");
 }
 
 #[test]
 fn configuration_is_checked() {
-    let module = module();
-    assert_eq!(module.manifest()().as_str(), include_str!("../module.toml"));
-    let configured = text(module.configure()(host(), config(&[]).as_str().into()));
-    let configured = Configured::from_json(&configured).expect("an answer that the host takes");
+    let module = Built::load("mysql");
+    assert_eq!(module.notes().build.panic, "unwind");
+    assert_eq!(module.manifest().module.aliases, ["mysqld"]);
+    let configured = module.configure(&config()).expect("an answer");
     assert_eq!(configured.objects[0].id, "mysql");
     assert!(configured.attachments.is_empty());
-    let empty = config(&[("funcname", Value::Text(String::new()))]);
-    let refused = module.configure()(host(), empty.as_str().into()).into_result().expect_err("an empty name");
-    assert!(refused.message.starts_with("funcname: "), "{}", refused.message);
+    let refused = module.configure(&with("funcname", Value::Text(String::new()))).expect_err("an empty name");
+    assert!(refused.starts_with("funcname: "), "{refused}");
 }
 
 #[test]
 fn a_file_that_is_no_server_is_unsupported() {
-    let bytes = std::fs::read(library()).expect("read the library");
-    let target = |bytes| TargetV1 {
-        number: 1,
-        reserved0: 0,
-        path: RStr::from_str("/x/mysqld"),
-        bytes: RSlice::from_slice(bytes),
-        reserved: [0; 4],
-    };
-    for bytes in [&bytes[..], &bytes[..1000], b"", b"\x7fELF"] {
-        let answer = text(module().detect()(host(), &target(bytes), config(&[]).as_str().into()));
-        let answer = Detected::from_json(&answer).expect("an answer that the host takes");
+    let module = Built::load("mysql");
+    for bytes in [module.bytes(), &module.bytes()[..1000], b"", b"\x7fELF"] {
+        let answer = module.detect("/x/mysqld", bytes, &config()).expect("an answer");
         assert!(answer.unsupported.is_some(), "{answer:?}");
-    }
-}
-
-/// Counts.
-#[derive(Default)]
-struct Count {
-    events: usize,
-    undecodable: usize,
-}
-
-impl EventSink for Count {
-    fn emit(&mut self, _: &EventV1<'_>) -> bool {
-        self.events += 1;
-        true
-    }
-
-    fn undecodable(&mut self, _: u32, _: RStr<'_>) {
-        self.undecodable += 1;
     }
 }
 
@@ -112,33 +55,10 @@ fn message(kind: u32, size: usize, packet: &[u8]) -> Vec<u8> {
 
 #[test]
 fn records_become_events_through_the_interface() {
-    let module = module();
-    let memory = [("statement_memory", Value::Int(1 << 20))];
-    let mut decoder = module.new_decoder()(host(), config(&memory).as_str().into())
-        .into_result()
-        .unwrap_or_else(|error| panic!("{error:?}"));
     let start = message(1, 48, b"select 1");
-    let end = message(2, 104, b"");
-    let data = [&start[..], &end[..], b"garbage", &start[..20], &start[..]];
-    let records: Vec<_> = data
-        .iter()
-        .map(|data| RecordV1 {
-            stream: 0,
-            flags: 0,
-            target: 1,
-            process: 1,
-            thread: 1,
-            time_ns: 5,
-            lost_before: 0,
-            missing: 0,
-            data: RSlice::from_slice(data),
-            reserved: [0; 2],
-        })
-        .collect();
-    let mut count = Count::default();
-    let done = decoder.decode_batch(RSlice::from_slice(&records), &mut sink_mut(&mut count)).into_result();
-    assert_eq!(done.ok(), Some(5));
-    assert_eq!((count.events, count.undecodable), (1, 2));
-    assert!(decoder.finish(&mut sink_mut(&mut count)).is_ok());
-    assert_eq!(count.events, 2, "what was running at the end");
+    let (end, running) = (message(2, 104, b""), start.clone());
+    let records = [&start[..], &end[..], b"garbage", &start[..20], &running[..]];
+    let told = Built::load("mysql").decode(&config(), &records).expect("decoded");
+    assert_eq!((told.decoded.events.len(), told.decoded.undecodable.len()), (1, 2));
+    assert_eq!(told.finished.events.len(), 2, "what was running at the end");
 }
