@@ -1,24 +1,28 @@
 //! A private zsh, and what of it was captured.
 
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::bash::Session;
 use crate::capture::text_bytes;
+use crate::shell::Shell;
+use crate::terminal::Session;
 
 /// Where Debian's `zsh` puts the shell.
 pub const SHELL: &str = "/bin/zsh";
 
-/// The user and group that shells of tests run as: nobody and nogroup.
-const NOBODY: u32 = 65534;
+/// A private zsh.
+pub struct Zsh(Shell);
 
-/// A private copy of a shell, and a directory that it may write to.
-pub struct Zsh(TempDir);
+impl Deref for Zsh {
+    type Target = Shell;
+
+    fn deref(&self) -> &Shell {
+        &self.0
+    }
+}
 
 impl Zsh {
     /// Of the installed shell.
@@ -28,39 +32,9 @@ impl Zsh {
     }
 
     /// Of this one.
-    ///
-    /// # Panics
-    /// If there is no room for it.
     #[must_use]
     pub fn of(binary: &Path) -> Self {
-        let dir = tempfile::Builder::new().prefix("ecapture-zsh-").tempdir().expect("temporary directory");
-        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
-        std::fs::copy(binary, dir.path().join("zsh")).unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
-        let shell = Self(dir);
-        std::fs::create_dir(shell.home()).expect("directory");
-        chown(shell.home(), Some(NOBODY), Some(NOBODY)).expect("chown");
-        shell
-    }
-
-    /// The copy.
-    #[must_use]
-    pub fn binary(&self) -> PathBuf {
-        self.0.path().join("zsh")
-    }
-
-    /// The same, as text.
-    ///
-    /// # Panics
-    /// If the temporary directory has a strange name.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.binary().to_str().expect("a path that is text").into()
-    }
-
-    /// Where it runs.
-    #[must_use]
-    pub fn home(&self) -> PathBuf {
-        self.0.path().join("home")
+        Self(Shell::of("zsh", binary))
     }
 
     /// The shell as a command: as nobody, in its own directory, with next to no environment, and without start-up files but
@@ -73,18 +47,13 @@ impl Zsh {
         command
     }
 
-    /// At a terminal of its own, with these prompts for a command and for more of it.
+    /// Interactive, at a terminal of its own, with these prompts for a command and for more of it.
     #[must_use]
     pub fn session(&self, prompts: [&str; 2]) -> Session {
-        Session::of(&self.binary(), &["-f", "-i", "-o", "nopromptsp", "-o", "nopromptcr"], |command| {
+        Session::start(&self.binary(), &["-f", "-i", "-o", "nopromptsp", "-o", "nopromptcr"], |command| {
             self.prepare(command);
             command.env("PS1", prompts[0]).env("PS2", prompts[1]).env("TERM", "dumb");
         })
-    }
-
-    fn prepare(&self, command: &mut Command) {
-        command.current_dir(self.home()).uid(NOBODY).gid(NOBODY).env_clear();
-        command.env("PATH", "/usr/bin:/bin:/").env("HOME", self.home()).env("LC_ALL", "C.UTF-8");
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ecapture_tests::bash::{Bash, OTHERS, Ran, SHELL, Session, captured, compare, expected};
-use ecapture_tests::capture::{Capture, Finished, Modules, read_events, text_bytes};
+use ecapture_tests::bash::{Bash, OTHERS, Ran, SHELL, captured, compare, expected};
+use ecapture_tests::capture::{Capture, Finished, Modules, text_bytes};
 use ecapture_tests::{needs, skip_if};
 
 fn fixture(name: &str) -> PathBuf {
@@ -262,7 +262,7 @@ fn a_session_at_a_terminal() {
     const MORE: &str = "more> ";
     for shell in shells() {
         let (_modules, capture) = start(&shell, &[]);
-        let mut session = Session::start(&shell, [PROMPT, MORE]);
+        let mut session = shell.session([PROMPT, MORE]);
         session.wait_for(PROMPT);
         session.line("echo typed 'and quoted'", PROMPT);
         for line in ["for word in a b", "do"] {
@@ -385,62 +385,4 @@ fn a_shell_without_symbols_is_refused_with_what_to_do() {
             assert!(said.contains(word), "no {word:?} in {said}");
         }
     }
-}
-
-/// Commands of the document, without the prompt.
-fn documented() -> Vec<String> {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modules/bash.md");
-    let text = std::fs::read_to_string(document).unwrap();
-    let block = text.split("```console").nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned();
-    block.lines().filter_map(|line| line.strip_prefix("# ecapture ")).map(str::to_owned).collect()
-}
-
-#[test]
-fn the_commands_of_the_document() {
-    skip_if!("the_commands_of_the_document", needs::capture(), needs::program(SHELL, "bash"));
-    let shell = Bash::installed();
-    // A shell that runs a command now and then.
-    let mut command = shell.command();
-    command.args(["-c", "while :; do /bin/sleep 0.1; done"]).stdin(Stdio::null());
-    let mut running = command.spawn().expect("bash starts");
-    let commands = documented();
-    assert_eq!(commands.len(), 5);
-    let (binary, pid) = (shell.text(), running.id().to_string());
-    let out = shell.home().join("commands.jsonl");
-    for line in commands {
-        // The private copy stands for the shell of the system; one event, or one second, for a capture without an end.
-        let mut words: Vec<&str> = line.split(' ').collect();
-        for word in &mut words {
-            *word = match *word {
-                "4711" => &pid,
-                "1000" => "65534",
-                "commands.jsonl" => out.to_str().unwrap(),
-                "10s" => "1s",
-                "/bin/bash" => &binary,
-                other => other,
-            };
-        }
-        let captures = words[0] == "bash";
-        if captures && !words.contains(&"--bash") && !words.contains(&"--pid") {
-            words.extend(["--bash", &binary]);
-        }
-        if captures && !words.contains(&"--count") && !words.contains(&"--duration") {
-            words.extend(["--count", "1"]);
-        }
-        let output = Modules::with(&["bash"]).run(&words);
-        let (said, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-        assert_eq!(output.status.code(), Some(0), "{line}: {said}");
-        if line.contains("-w ") {
-            let events = read_events(&out);
-            assert!(
-                events.iter().any(|event| event["ecapture.command.text"] == "/bin/sleep 0.1"),
-                "{line}: {events:?}"
-            );
-        } else {
-            let what = if captures { "ok 0 " } else { "execute_command_internal" };
-            assert!(shown.contains(what), "{line}: {shown}");
-        }
-    }
-    running.kill().unwrap();
-    running.wait().unwrap();
 }

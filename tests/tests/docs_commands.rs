@@ -2,15 +2,17 @@
 //! files have tests of their own.)
 
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use ecapture_tests::bash::{Bash, SHELL};
+use ecapture_tests::bash::{self, Bash};
 use ecapture_tests::capture::{Modules, bin_dir};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
 use ecapture_tests::postgres::{self, Postgres};
+use ecapture_tests::shell::Shell;
 use ecapture_tests::tls::{self, Library};
+use ecapture_tests::zsh::{self, Zsh};
 use ecapture_tests::{document, needs, skip_if};
 
 /// Runs a command with these words in place of others and with more at its end, in a directory, while something goes on.
@@ -68,31 +70,39 @@ fn recordings_and_checks() {
 
 #[test]
 fn the_module_bash() {
-    skip_if!("the_module_bash", needs::capture(), needs::program(SHELL, "bash"));
-    let modules = Modules::with(&["bash"]);
+    skip_if!("the_module_bash", needs::capture(), needs::program(bash::SHELL, "bash"));
     let shell = Bash::installed();
+    the_module_of_a_shell("bash", &shell, shell.command());
+}
+
+#[test]
+fn the_module_zsh() {
+    skip_if!("the_module_zsh", needs::capture(), needs::program(zsh::SHELL, "zsh"));
+    let shell = Zsh::installed();
+    the_module_of_a_shell("zsh", &shell, shell.command());
+}
+
+/// The document of `ecapture bash` or `ecapture zsh`: `command` is a private copy of that shell.
+fn the_module_of_a_shell(name: &str, shell: &Shell, mut command: Command) {
+    let modules = Modules::with(&[name]);
     let dir = tempfile::tempdir().unwrap();
     // A shell that waits: commands for all shells are run for this one, and for its children.
-    let mut waiting = shell
-        .command()
-        .args(["-c", "while read -r line; do eval \"$line\"; done"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut waiting =
+        command.args(["-c", "while read -r line; do eval \"$line\"; done"]).stdin(Stdio::piped()).spawn().unwrap();
     let pid = waiting.id().to_string();
     let orders = std::cell::RefCell::new(waiting.stdin.take().unwrap());
     let order = || {
         use std::io::Write as _;
         orders.borrow_mut().write_all(b": for the document\n").unwrap();
     };
-    let binary = shell.text();
-    let instead = [("4711", pid.as_str()), ("/bin/bash", &binary), ("1000", "65534"), ("10s", "2s")];
-    let commands = document::commands("docs/modules/bash.md");
+    let (binary, installed) = (shell.text(), format!("/bin/{name}"));
+    let instead = [("4711", pid.as_str()), (installed.as_str(), &binary), ("1000", "65534"), ("10s", "2s")];
+    let commands = document::commands(&format!("docs/modules/{name}.md"));
     assert_eq!(commands.len(), 5, "{commands:?}");
     for command in commands {
         // Probes only what this test has started.
         let mut whole = command.clone();
-        if !command.contains("--bash") && !command.contains("plan") && !command.contains("4711") {
+        if !command.contains(&format!("--{name}")) && !command.contains("plan") && !command.contains("4711") {
             whole += " --pid 4711";
         }
         if !command.contains("--duration") && !command.contains("--count") && !command.contains("plan") {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ecapture_tests::capture::{Capture, Modules, read_events, text_bytes};
+use ecapture_tests::capture::{Capture, Modules};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::zsh::{Ran, SHELL, Zsh, captured, compare, expected};
 use ecapture_tests::{needs, skip_if};
@@ -412,63 +412,4 @@ fn a_shell_that_is_none_is_refused_with_what_to_do() {
     for word in ["E-DETECT", "no zsh", "execode", "zsh-static", "--zsh"] {
         assert!(said.contains(word), "no {word:?} in {said}");
     }
-}
-
-/// Commands of the document, without the prompt.
-fn documented() -> Vec<String> {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/modules/zsh.md");
-    let text = std::fs::read_to_string(document).unwrap();
-    let block = text.split("```console").nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned();
-    block.lines().filter_map(|line| line.strip_prefix("# ecapture ")).map(str::to_owned).collect()
-}
-
-#[test]
-fn the_commands_of_the_document() {
-    skip_if!("the_commands_of_the_document", needs::capture(), needs::program(SHELL, "zsh"));
-    let shell = Zsh::installed();
-    // A shell that runs something now and then.
-    let mut command = shell.command();
-    let mut running = command.args(["-c", "while :; do eval '/bin/sleep 0.1'; done"]).spawn().expect("zsh starts");
-    let commands = documented();
-    assert_eq!(commands.len(), 5);
-    let (binary, pid) = (shell.text(), running.id().to_string());
-    let out = shell.home().join("commands.jsonl");
-    for line in commands {
-        // The private copy stands for the shell of the system; one event, or one second, for a capture without an end.
-        let mut words: Vec<&str> = line.split(' ').collect();
-        for word in &mut words {
-            *word = match *word {
-                "4711" => &pid,
-                "1000" => "65534",
-                "commands.jsonl" => out.to_str().unwrap(),
-                "10s" => "1s",
-                "/bin/zsh" => &binary,
-                other => other,
-            };
-        }
-        let captures = words[0] == "zsh";
-        if captures && !words.contains(&"--zsh") && !words.contains(&"--pid") {
-            words.extend(["--zsh", &binary]);
-        }
-        if captures && !words.contains(&"--count") && !words.contains(&"--duration") {
-            words.extend(["--count", "1"]);
-        }
-        let output = Modules::with(&["zsh"]).run(&words);
-        let (said, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-        assert_eq!(output.status.code(), Some(0), "{line}: {said}");
-        if line.contains("-w ") {
-            let events = read_events(&out);
-            let has = events.iter().any(|event| text_of(event) == b"/bin/sleep 0.1");
-            assert!(has, "{line}: {events:?}");
-        } else {
-            let what = if captures { "ok 0 " } else { "execode" };
-            assert!(shown.contains(what), "{line}: {shown}");
-        }
-    }
-    running.kill().unwrap();
-    running.wait().unwrap();
-}
-
-fn text_of(event: &serde_json::Value) -> Vec<u8> {
-    if event.get("ecapture.command.text").is_some() { text_bytes(event, "ecapture.command.text") } else { Vec::new() }
 }
