@@ -15,13 +15,14 @@ fn main() {
     let mut files = Vec::new();
     gather(&top.join("plugin-template"), "", &mut files);
     let workspace = read(&top.join("Cargo.toml"));
-    for package in ["plugin-api", "ebpf-objects"] {
+    // cargo takes a place that is not there for one that has changed, each time.
+    for (package, parts) in [("plugin-api", ["src", "build.rs"]), ("ebpf-objects", ["src", "include"])] {
         let manifest = package_manifest(read(&top.join(package).join("Cargo.toml")), &workspace);
         let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
         let vendored = out.join(format!("{name}.toml"));
         fs::write(&vendored, toml::to_string(&manifest).expect("TOML")).expect("OUT_DIR is writable");
         files.push((format!("vendor/{name}/Cargo.toml"), vendored));
-        for part in ["src", "include", "build.rs"] {
+        for part in parts {
             gather(&top.join(package).join(part), &format!("vendor/{name}/{part}"), &mut files);
         }
     }
@@ -39,7 +40,7 @@ fn gather(from: &Path, to: &str, files: &mut Vec<(String, PathBuf)>) {
         let of_tests = to.starts_with("vendor") && (name.ends_with("tests.rs") || name == "listing.rs");
         // The eBPF sources of this repository's own modules.
         let of_modules = to.starts_with("vendor/ecapture-ebpf/src") && !name.ends_with(".rs");
-        if from.exists() && !of_tests && !of_modules {
+        if !of_tests && !of_modules {
             files.push((to.to_owned(), from.to_owned()));
         }
         return;
