@@ -28,6 +28,8 @@ struct command {
 	__u16 in_result_set;
 	__u16 eof_announced;  /* net_send_eof ran: the OK packet that it may send itself ends the same result */
 	__u16 has_statement;
+	__u64 data[4];        /* for what is read of the target: the stack has no room */
+	__u64 parameters[3];  /* MySQL: array of parameters, its entries, whether types were sent (one byte) */
 };
 
 struct flight {
@@ -214,20 +216,104 @@ ECAP_INLINE long park(struct command *command)
 	return bpf_map_update_elem(&mysql_parked, &key, command, BPF_ANY);
 }
 
+/* COM_DATA of COM_STMT_SEND_LONG_DATA: statement (8), number of the parameter (4, then 4 unused), the piece (8), its length (8). The
+ * piece is the end of the packet, whose body begins with the statement's id (4) and the number (2). A command that no
+ * packet brought, of a server plugin, is left alone. */
+ECAP_INLINE void read_mysql_long_data(struct pt_regs *ctx, struct command *command)
+{
+	__u64 *data = command->data;
+	if (bpf_probe_read_user(data, 32, ecap_user_ptr(ecap_arg1(ctx))))
+		return;
+	/* Statement and number again, out of the packet. */
+	if (bpf_probe_read_user(data, 6, ecap_user_ptr(data[2] - 6)))
+		return;
+	if ((__u32)data[0] != command->end.statement || (__u16)(data[0] >> 32) != (__u32)data[1] || data[3] > 0xffffff00)
+		return;
+	command->packet = data[2] - 6;
+	command->length = data[3] + 6;
+}
+
+/* How far from either end of the array a value is looked for: further than that come NULLs in practice never. */
+#define LOOKED_AT 64
+
+/* Looks for a parameter whose value is in the packet, from `at` on, in steps of the size of an entry: its value and length
+ * are in command->data then. 1 if there is one. */
+ECAP_INLINE int value_from(struct command *command, __u64 at, __s64 step)
+{
+	int n;
+	command->data[2] = command->parameters[1];
+	for (n = 0; n < LOOKED_AT; n++) {
+		if (!command->data[2] || bpf_probe_read_user(command->data, 16, ecap_user_ptr(at + MYSQL_PS_PARAM_VALUE)))
+			return 0;
+		if (command->data[0])
+			return 1;
+		command->data[2]--;
+		at += step;
+	}
+	return 0;
+}
+
+/* COM_DATA of COM_STMT_EXECUTE: statement (8), flags (8), the array of PS_PARAM (8), its entries (8), whether types were sent (1).
+ * The values are in the packet, one behind the other: from the first one's begin to the last one's end. */
+ECAP_INLINE void read_mysql_values(struct pt_regs *ctx, struct command *command)
+{
+	if (bpf_probe_read_user(command->parameters, 24, ecap_user_ptr(ecap_arg1(ctx) + 16)))
+		return;
+	if (!command->parameters[0] || !command->parameters[1] || command->parameters[1] > 0xffff)
+		return;
+	command->start_flags |= MYSQL_START_VALUES;
+	if (!value_from(command, command->parameters[0], MYSQL_PS_PARAM))
+		return;
+	command->packet = command->data[0];
+	if (!value_from(command, command->parameters[0] + (command->parameters[1] - 1) * MYSQL_PS_PARAM,
+			-MYSQL_PS_PARAM))
+		return;
+	command->data[0] += command->data[1];
+	/* No packet is longer than a gigabyte; what is not of a packet may lie anywhere. */
+	if (command->data[0] > command->packet && command->data[0] - command->packet <= 1 << 30)
+		command->length = command->data[0] - command->packet;
+}
+
 /* COM_DATA is a union: { const char *text; unsigned int or long length; } or a structure that begins with the statement's id. */
 ECAP_INLINE void read_mysql(struct pt_regs *ctx, struct command *command)
 {
+	struct mysql_layout *row = ecap_layout(ctx);
 	__u32 code = (__u32)ecap_arg2(ctx);
 	command->end.head.command = code;
 	command->end.head.thd = ecap_arg0(ctx);
 	if (names_statement(code)) {
 		if (!ecap_read_user(&command->end.statement, ecap_arg1(ctx)))
 			command->start_flags = MYSQL_START_STATEMENT;
+		if (!row || row->parameters != MYSQL_PARAMETERS_NAMED)
+			return;
+		if (code == MYSQL_COM_STMT_EXECUTE)
+			read_mysql_values(ctx, command);
+		else if (code == MYSQL_COM_STMT_SEND_LONG_DATA)
+			read_mysql_long_data(ctx, command);
 	} else if (code == MYSQL_COM_QUERY || code == MYSQL_COM_STMT_PREPARE || code == MYSQL_COM_INIT_DB) {
 		if (ecap_read_user(&command->packet, ecap_arg1(ctx)) ||
 		    bpf_probe_read_user(&command->length, 4, ecap_user_ptr(ecap_arg1(ctx) + 8)))
 			command->length = 0;
 	}
+}
+
+/* What the server made of the packet's parameters, right behind START. */
+ECAP_INLINE void send_parameters(struct pt_regs *ctx, struct command *command)
+{
+	struct ecap_message m = { .ctx = ctx, .of_target = 1, .time_ns = command->end.head.start_ns };
+	struct mysql_parameters *parameters;
+	__u64 array = command->parameters[0], count = command->parameters[1] & 0xffff;
+
+	parameters = ecap_begin(&m, MYSQL_STREAM_COMMANDS, sizeof(*parameters), ecap_user_ptr(array), count * MYSQL_PS_PARAM,
+				MYSQL_PACKET_MAX);
+	if (!parameters)
+		return;
+	parameters->head = command->end.head;
+	parameters->head.kind = MYSQL_PARAMETERS;
+	parameters->base = command->packet;
+	parameters->count = command->parameters[1];
+	parameters->new_types = (__u8)command->parameters[2];
+	ecap_end(&m);
 }
 
 /* MariaDB: _Z16dispatch_command19enum_server_commandP3THDPcjb (command, thd, packet, length, blocking), 4 arguments.
@@ -280,6 +366,9 @@ int mysql_command(struct pt_regs *ctx)
 	row = ecap_layout(ctx);
 	start->product = row ? row->product : 0;
 	ecap_end(&m);
+	command = current_command();
+	if (command && command->start_flags & MYSQL_START_VALUES)
+		send_parameters(ctx, command);
 	return 0;
 }
 

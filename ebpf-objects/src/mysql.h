@@ -8,9 +8,10 @@
  * thread: MariaDB's thread pool may end a command on another thread than it began on.
  *   LOGIN  when the server has been told who is there, at the begin of a connection or within COM_CHANGE_USER; no bytes follow
  *   START  at the entry of dispatch_command; the packet's bytes follow the fixed part
+ *   PARAMETERS right behind a START with MYSQL_START_VALUES; MySQL's array of parameters follows the fixed part
  *   ERROR  each time the server sends an error to the client; the message's text follows the fixed part
  *   END    when dispatch_command returns; no bytes follow
- * The order of one command's messages in the ring is START, ERROR*, END (then more of these two if it was put aside). Any of them may be missing if the ring was full.
+ * The order of one command's messages in the ring is START, PARAMETERS, ERROR*, END (then more of these two if it was put aside). Any of them may be missing if the ring was full.
  */
 #ifndef ECAP_MYSQL_H
 #define ECAP_MYSQL_H
@@ -23,7 +24,7 @@
 #define MYSQL_UNKNOWN_ID 0xffffffffffffffffULL
 #define MYSQL_UNKNOWN_OFFSET 0xffffffffU
 
-enum mysql_kind { MYSQL_START = 1, MYSQL_END = 2, MYSQL_ERROR = 3, MYSQL_LOGIN = 4 };
+enum mysql_kind { MYSQL_START = 1, MYSQL_END = 2, MYSQL_ERROR = 3, MYSQL_LOGIN = 4, MYSQL_PARAMETERS = 5 };
 
 /* The one-byte command codes of the client/server protocol that the kernel side looks at. */
 enum mysql_command_code {
@@ -52,11 +53,13 @@ struct mysql_head {
 
 enum mysql_start_flags {
 	MYSQL_START_STATEMENT = 1, /* `statement` is valid */
+	MYSQL_START_VALUES = 2,    /* MySQL's COM_STMT_EXECUTE: the bytes are the packet's values; PARAMETERS says which is where */
 };
 
 /* 48 bytes, then `length` bytes of the packet without its command byte (less when cut or lost: see the record header).
  * MariaDB: the bytes are the protocol packet's body for every command.
- * MySQL (convention 1): the text for COM_QUERY and COM_STMT_PREPARE, the name for COM_INIT_DB; none for the others. */
+ * MySQL (convention 1): the text for COM_QUERY and COM_STMT_PREPARE, the name for COM_INIT_DB, and, where the layout row has
+ * MYSQL_PARAMETERS_NAMED, the packet's body for COM_STMT_SEND_LONG_DATA and its values for COM_STMT_EXECUTE; none for the others. */
 struct mysql_start {
 	struct mysql_head head; /*  0 */
 	__u32 length;           /* 32 bytes that the packet has, whatever of them was sent */
@@ -65,6 +68,19 @@ struct mysql_start {
 				 *    0xffffffff in MariaDB means "the one prepared last on this connection" */
 	__u32 product;          /* 44 that of the layout row, unread */
 };
+
+/* 48 bytes, then the array: of `count` PS_PARAM, 48 bytes each, as the server made it of the packet. */
+struct mysql_parameters {
+	struct mysql_head head; /*  0 that of START */
+	__u64 base;             /* 32 address of the first value: what START carries begins there; 0 if none was found */
+	__u32 count;            /* 40 entries that the array has, whatever of it was sent */
+	__u32 new_types;        /* 44 1: the client sent types, and they are in the array; 0: those that it sent last hold */
+};
+
+/* PS_PARAM of MySQL 8.0.23 and later, which says where in its packet a value is. */
+#define MYSQL_PS_PARAM 48
+#define MYSQL_PS_PARAM_VALUE 16  /* address of the value behind what says its length; 0: NULL, or sent ahead in pieces */
+#define MYSQL_PS_PARAM_LENGTH 24 /* bytes of the value */
 
 enum mysql_end_flags {
 	MYSQL_END_OK = 1,           /* at least one OK packet was sent: affected_rows, insert_id are valid */
@@ -151,6 +167,12 @@ enum mysql_statement_call {
 	MYSQL_STATEMENT_LISTED = 2, /* (this, THD *, Statement *): the id is in Statement */
 };
 
+/* Whether MySQL's COM_DATA is known as far as the parameters of a prepared statement. */
+enum mysql_parameter_layout {
+	MYSQL_PARAMETERS_UNKNOWN = 0,
+	MYSQL_PARAMETERS_NAMED = 1, /* MySQL 8.0.23 and later: PS_PARAM has a name, for the attributes of a query */
+};
+
 /* One row of `ecap_layouts`, 32 bytes, written by the detector for one target file. */
 struct mysql_layout {
 	__u32 valid;            /*  0 1 */
@@ -160,7 +182,7 @@ struct mysql_layout {
 	__u32 packet_number_offset; /* 16 offset of THD::net.pkt_nr (4 bytes); MYSQL_UNKNOWN_OFFSET if not known */
 	__u32 product;              /* 20 the detector's number for the product; the decoder gets it back with each START */
 	__u32 statement_id_offset;  /* 24 MariaDB: offset of the id in Statement; MYSQL_UNKNOWN_OFFSET if not known */
-	__u32 reserved;             /* 28 0 */
+	__u32 parameters;           /* 28 enum mysql_parameter_layout */
 };
 
 _Static_assert(sizeof(struct mysql_head) == 32, "mirrored in the decoder");
@@ -168,6 +190,7 @@ _Static_assert(sizeof(struct mysql_start) == 48, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_end) == 104, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_error) == 48, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_login) == 688, "mirrored in the decoder");
+_Static_assert(sizeof(struct mysql_parameters) == 48, "mirrored in the decoder");
 _Static_assert(sizeof(struct mysql_layout) == 32, "mirrored in the detector");
 
 #endif

@@ -23,6 +23,10 @@ const COM_STMT_BULK_EXECUTE: u8 = 0xfa;
 const CAPABILITIES: u32 = 0x0000_0200 | 0x0000_8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000;
 const CONNECT_WITH_DB: u32 = 8;
 const DEPRECATE_EOF: u32 = 0x0100_0000;
+/// MySQL: statements may have attributes, which have names.
+const QUERY_ATTRIBUTES: u32 = 0x0800_0000;
+/// Flag of an execution of such a client: it says how many parameters there are, with the attributes.
+const PARAMETER_COUNT: u8 = 8;
 /// In the last four bytes of the login's filler, by which MariaDB's own clients say more of themselves.
 const MARIADB_BULK: u32 = 4;
 const MORE_RESULTS: u16 = 8;
@@ -145,6 +149,30 @@ fn execution(id: u32, values: &[Value], typed: bool) -> Vec<u8> {
     body
 }
 
+/// Parameters and attributes of a client that has the latter: how many (fewer than 251), NULLs, types and names, values.
+fn attributed(values: &[Value], attributes: &[(&str, Value)], typed: bool) -> Vec<u8> {
+    let plain = values.iter().map(|value| ("", value));
+    let all: Vec<(&str, &Value)> = plain.chain(attributes.iter().map(|(name, value)| (*name, value))).collect();
+    let mut body = Vec::new();
+    put_length(&mut body, all.len());
+    if all.is_empty() {
+        return body;
+    }
+    let mut nulls = vec![0; all.len().div_ceil(8)];
+    for (number, (_, value)) in all.iter().enumerate() {
+        nulls[number / 8] |= u8::from(value.bytes.is_none()) << (number % 8);
+    }
+    body.extend(nulls);
+    body.push(u8::from(typed));
+    for (name, value) in all.iter().filter(|_| typed) {
+        body.extend([value.code, value.flag]);
+        put_length(&mut body, name.len());
+        body.extend_from_slice(name.as_bytes());
+    }
+    body.extend(all.iter().filter_map(|(_, value)| value.bytes.as_ref()).flatten());
+    body
+}
+
 impl Client {
     /// Connects as `test`, who needs no password.
     ///
@@ -168,6 +196,14 @@ impl Client {
     /// Of the socket, or what the server refused.
     pub fn connect_without_eof(socket: &Path) -> io::Result<Self> {
         Self::log_in(Stream::Unix(UnixStream::connect(socket)?), "test", "", DEPRECATE_EOF)
+    }
+
+    /// Connects to MySQL as `test`, with attributes of statements.
+    ///
+    /// # Errors
+    /// Of the socket, or what the server refused.
+    pub fn connect_with_attributes(socket: &Path) -> io::Result<Self> {
+        Self::log_in(Stream::Unix(UnixStream::connect(socket)?), "test", "", QUERY_ATTRIBUTES | DEPRECATE_EOF)
     }
 
     /// The same over the network. Gives the client's own address as well.
@@ -301,6 +337,35 @@ impl Client {
     /// Of the socket.
     pub fn execute_typed(&mut self, statement: Prepared, values: &[Value], typed: bool) -> io::Result<Answer> {
         self.command(COM_STMT_EXECUTE, &[&execution(statement.id, values, typed)])?;
+        self.results()
+    }
+
+    /// COM_STMT_EXECUTE of a connection with attributes: parameters, and the attributes behind them.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn execute_attributed(
+        &mut self,
+        statement: Prepared,
+        values: &[Value],
+        attributes: &[(&str, Value)],
+        typed: bool,
+    ) -> io::Result<Answer> {
+        let all = attributed(values, attributes, typed);
+        let flags = if attributes.is_empty() { 0 } else { PARAMETER_COUNT };
+        self.command(COM_STMT_EXECUTE, &[&statement.id.to_le_bytes(), &[flags], &1u32.to_le_bytes(), &all])?;
+        self.results()
+    }
+
+    /// COM_QUERY of such a connection.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn query_attributed(&mut self, text: &[u8], attributes: &[(&str, Value)]) -> io::Result<Answer> {
+        let all = attributed(&[], attributes, true);
+        // One set of them.
+        let (count, rest) = all.split_at(1);
+        self.command(COM_QUERY, &[count, &[1], rest, text])?;
         self.results()
     }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::{Client, Value};
+use ecapture_tests::server::{MYSQL_9_7, Server};
 use ecapture_tests::{needs, skip_if};
 use serde_json::json;
 
@@ -190,6 +191,134 @@ fn values_of_all_types_are_those_that_were_sent() {
         let want = format!("select {text}");
         let line = lines.by_ref().find(|line| **line == want);
         assert!(line.is_some(), "{value:?}: no line {want:?} in the log");
+        assert_eq!(lines.next(), Some(&want), "executed again");
+    }
+    println!("{} executions", expected.len());
+}
+
+/// MySQL takes the packet apart before it can be seen: what it made of it is what was sent.
+#[test]
+fn values_of_mysql_are_those_that_were_sent() {
+    const NAME: &str = "values_of_mysql_are_those_that_were_sent";
+    skip_if!(NAME, needs::capture());
+    let log = ["--general-log", "--general-log-file=/run/general", "--log-output=FILE"];
+    let server = match Server::start_with(MYSQL_9_7, &log) {
+        Ok(server) => server,
+        Err(reason) => {
+            skip_if!(NAME, Some(reason));
+            return;
+        }
+    };
+    let mut early = Client::connect(&server.socket()).unwrap();
+    let before = early.prepare(b"select ?").unwrap().unwrap();
+    let (_modules, capture) = start(server.pid(), &[]);
+    let mut expected = Vec::new();
+    early.execute_typed(before, &[Value::string(253, b"early")], true).unwrap();
+    expected.push((json!(null), true));
+
+    let mut client = Client::connect(&server.socket()).unwrap();
+    let mut types = all_types();
+    // A vector of two numbers: text to nobody.
+    types.push((Value::string(242, &[0, 0, 0x80, 0xbf, 0, 0, 0, 0x40]), json!({"hex": "000080bf00000040"}), ""));
+    types.push((Value::string(245, br#"{"a": 1}"#), json!(r#"{"a": 1}"#), ""));
+    types.push((
+        Value::raw(12, false, &[13, 0xe8, 7, 2, 29, 23, 59, 58, 0, 0, 0, 0, 60, 0]),
+        json!("2024-02-29 23:59:58.000000+01:00"),
+        "",
+    ));
+    for (value, shown, _) in &types {
+        let select = client.prepare(b"select ?").unwrap().unwrap();
+        for typed in [true, false] {
+            let answer = client.execute_typed(select, std::slice::from_ref(value), typed).unwrap();
+            assert_eq!((answer.error, answer.rows), (None, 1), "{value:?}");
+            expected.push((json!([shown]), false));
+        }
+        client.close(select).unwrap();
+    }
+    // All in one; a thousand; none.
+    let marks = |count| format!("select {}", vec!["?"; count].join(","));
+    let select = client.prepare(marks(types.len()).as_bytes()).unwrap().unwrap();
+    let values: Vec<Value> = types.iter().map(|(value, ..)| value.clone()).collect();
+    assert_eq!(client.execute_typed(select, &values, true).unwrap().error, None);
+    expected.push((types.iter().map(|(_, shown, _)| shown.clone()).collect(), false));
+    let thousand = client.prepare(marks(1000).as_bytes()).unwrap().unwrap();
+    let int = |n: u32| Value::raw(3, false, &n.to_le_bytes());
+    let values: Vec<_> = (0..1000_u32).map(int).collect();
+    assert_eq!(client.execute_typed(thousand, &values, true).unwrap().error, None);
+    expected.push(((0..1000).collect(), false));
+    // NULLs around the values, and nothing but NULLs. So many that no value is found from an end, which is then said.
+    for (from, known) in [(60_u32, true), (1000, true), (500, false)] {
+        let is_null = |n: u32| n < from || n >= 1000 - from.min(60);
+        let values: Vec<_> = (0..1000).map(|n| if is_null(n) { Value::null(3) } else { int(n) }).collect();
+        assert_eq!(client.execute_typed(thousand, &values, false).unwrap().error, None);
+        let shown: Vec<_> = (0..1000).map(|n| if is_null(n) { json!(null) } else { json!(n) }).collect();
+        let shown = if known { shown } else { vec![json!(null); 500] };
+        expected.push((json!(shown), !known));
+    }
+    let none = client.prepare(b"set @a = 1").unwrap().unwrap();
+    assert_eq!(client.execute_typed(none, &[], false).unwrap().error, None);
+    expected.push((json!(null), false));
+    // In pieces; after a reset; in a packet of more than 16 MiB, of which one MiB is captured.
+    let three = client.prepare(b"select ?, length(?), ?").unwrap().unwrap();
+    let without = [Value::null(3), Value::raw(252, false, b""), int(7)];
+    for piece in [&b"one "[..], b"", b"two ", &[0xff; 3]] {
+        client.send_long(three, 1, piece).unwrap();
+    }
+    client.execute_typed(three, &without, true).unwrap();
+    expected.push((json!([null, {"hex": "6f6e652074776f20ffffff"}, 7]), false));
+    client.send_long(three, 1, b"forgotten").unwrap();
+    client.reset(three).unwrap();
+    let ends = [Value::null(3), Value::string(252, b""), int(7)];
+    client.execute_typed(three, &ends, false).unwrap();
+    expected.push((json!([null, "", 7]), false));
+    client.send_long(three, 1, &vec![b'x'; 300_000]).unwrap();
+    client.execute_typed(three, &without, false).unwrap();
+    expected.push((json!([null, "x".repeat(300_000), 7]), false));
+    let huge = [int(1), Value::string(252, &vec![b'y'; 17 << 20]), int(2)];
+    assert_eq!(client.execute_typed(three, &huge, true).unwrap().error, None);
+    client.quit().unwrap();
+
+    // Attributes of the query are none of its parameters, nor of its text.
+    let mut client = Client::connect_with_attributes(&server.socket()).unwrap();
+    let one = client.prepare(b"select ?, 'attributed'").unwrap().unwrap();
+    let trace = [("trace", Value::string(253, b"abc")), ("", int(9))];
+    let value = [Value::string(253, b"v")];
+    for (attributes, typed) in [(&trace[..], true), (&trace[..1], true), (&[], true), (&[], false)] {
+        let answer = client.execute_attributed(one, &value, attributes, typed).unwrap();
+        assert_eq!((answer.error, answer.rows), (None, 1));
+        expected.push((json!(["v"]), false));
+    }
+    let none = client.prepare(b"select 'attributes only'").unwrap().unwrap();
+    assert_eq!(client.execute_attributed(none, &[], &trace, true).unwrap().error, None);
+    expected.push((json!(null), false));
+    assert_eq!(client.query_attributed(b"select 'a query with attributes'", &trace).unwrap().rows, 1);
+    client.quit().unwrap();
+
+    let finished = capture.stop();
+    assert_eq!(finished.end()["ecapture.session.modules"][0]["lost"], 0, "{}", finished.said);
+    let mut got = parameters(&finished);
+    let huge = got.iter().position(|(shown, _)| shown[0] == 1 && shown.as_array().unwrap().len() < 3).unwrap();
+    let (huge, _) = got.remove(huge);
+    let text = huge[1]["text"].as_str().unwrap();
+    assert_eq!(text.trim_matches('y'), "");
+    assert_eq!(text.len() as u64 + huge[1]["missing"].as_u64().unwrap(), 17 << 20);
+    assert_eq!(got.len(), expected.len());
+    for (number, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        assert_eq!(got, expected, "execution {number}");
+    }
+    let query = finished.named("mysql.query").next().unwrap();
+    assert_eq!(query["db.query.text"], "select 'a query with attributes'");
+    let log = logged(&server.dir().join("run"), "Execute");
+    let mut lines = log.iter();
+    for (value, _, text) in types.iter().filter(|(.., text)| !text.is_empty()) {
+        // MySQL writes texts where MariaDB has literals of a type, and a fraction always.
+        let kind = ["DATE'", "TIMESTAMP'", "TIME'"].into_iter().find(|kind| text.starts_with(kind));
+        let mut text = kind.map_or((*text).to_owned(), |kind| text[kind.len() - 1..].to_owned());
+        if kind.is_some_and(|kind| kind.starts_with("TIME")) && !text.contains('.') {
+            text.insert_str(text.len() - 1, ".000000");
+        }
+        let want = format!("select {text}");
+        assert!(lines.by_ref().any(|line| *line == want), "{value:?}: no line {want:?} in the log");
         assert_eq!(lines.next(), Some(&want), "executed again");
     }
     println!("{} executions", expected.len());

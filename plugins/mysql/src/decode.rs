@@ -8,8 +8,8 @@
 use crate::command::{Command, statement_id};
 use crate::event::{ErrorText, Finished, Outcome, Thread};
 use crate::flight::{self, Flight, Flights, Key};
-use crate::parameters::{Packet, Parameters};
-use crate::record::{self, Body, End, Failure, Head, RecordError, Start, end_flag, product};
+use crate::parameters::{self, Packet, Parameters};
+use crate::record::{self, Array, Body, End, Failure, Head, RecordError, Start, end_flag, product, start_flag};
 use crate::session::{Connection, Limits, Sessions, Text};
 use std::collections::HashMap;
 
@@ -77,6 +77,7 @@ impl Machine {
         let (head, body) = record::parse(message.data)?;
         match body {
             Body::Start(start) => self.start(message, head, &start, out),
+            Body::Parameters(array) => self.parameters(message, head, &array, out),
             Body::Error(failure) => self.error(message, head, &failure, out),
             Body::End(end) => self.end(message, head, end, out),
             Body::Login(login) => {
@@ -120,7 +121,8 @@ impl Machine {
         }
 
         let (client, namespace) = self.sessions.who(connection);
-        let request = Some(start.length);
+        // Values are not the whole packet.
+        let request = (start.flags & start_flag::VALUES == 0).then_some(start.length);
         let mut flight = Flight { started: true, system, request, client, namespace, ..Flight::new(thread, head) };
         self.read_packet(&mut flight, connection, start, missing);
         // These can't fail or leave nothing to come back to; done now, they hold even if END is lost.
@@ -153,6 +155,11 @@ impl Machine {
             _ if command.names_statement() => {
                 let id = start.statement.or_else(|| statement_id(start.packet));
                 self.read_statement(flight, connection, id);
+                if start.flags & start_flag::VALUES != 0 {
+                    flight.values = Some(Text { bytes: start.packet.into(), missing });
+                    flight.parameters = Parameters::unknown();
+                    return;
+                }
                 self.read_parameters(flight, connection, Packet { bytes: start.packet, missing });
             }
             _ => {}
@@ -171,7 +178,8 @@ impl Machine {
         match command {
             _ if executes => {
                 let bulk = command == Command::STMT_BULK_EXECUTE;
-                flight.parameters = self.sessions.executes(connection, id, packet, bulk);
+                let read = if bulk { parameters::bulk_execute } else { parameters::execute };
+                flight.parameters = self.sessions.executes(connection, id, bulk, |known| read(packet, known));
             }
             Command::STMT_SEND_LONG_DATA => {
                 // Statement, number of the parameter, and all the rest.
@@ -184,6 +192,22 @@ impl Machine {
             Command::STMT_RESET => self.sessions.resets(connection, id),
             _ => {}
         }
+    }
+
+    /// Where the values are of the execution that began right before. Without that there is nothing to tell.
+    fn parameters(&mut self, message: &Message<'_>, head: Head, array: &Array<'_>, out: &mut impl Output) {
+        let process = message.thread.process;
+        let key = Key { process, thd: head.thd };
+        let Some(mut flight) = self.flights.take(key) else { return };
+        if flight.head.start_ns == head.start_ns
+            && let (Some(values), Some(id)) = (flight.values.take(), flight.statement)
+        {
+            let packet = Packet { bytes: &values.bytes, missing: values.missing };
+            let connection = Connection::new(process, &flight.head);
+            let read = |known: parameters::Known<'_>| parameters::execute_array(array, packet, known);
+            flight.parameters = self.sessions.executes(connection, id, false, read);
+        }
+        self.put(key, flight, out);
     }
 
     /// What is known of the prepared statement that a command names.

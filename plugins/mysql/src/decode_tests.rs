@@ -663,3 +663,63 @@ fn long_data_belongs_to_one_execution() {
     play.run(Command::STMT_SEND_LONG_DATA, 7, Some(1), &[1, 0, 0, 0, 0], &QUIET);
     assert_eq!(play.execute_int(1, 5, true), shown("[5]"));
 }
+
+/// An entry of MySQL's array: a number of four bytes at an address.
+fn int_at(value: u64) -> [u8; record::PS_PARAM] {
+    let mut entry = [0; record::PS_PARAM];
+    entry[4] = 3;
+    entry[16..24].copy_from_slice(&value.to_le_bytes());
+    entry[24] = 4;
+    entry
+}
+
+impl Play {
+    /// MySQL's COM_STMT_EXECUTE of a number.
+    fn execute_mysql(&mut self, id: u32, number: i32, new_types: bool, array_lost: bool) -> Finished {
+        self.now += 10;
+        let start = self.now;
+        self.send(7, &made::values(7, start, id, &number.to_le_bytes(), 0), |_| {});
+        let mut entry = int_at(0x1000);
+        entry[4] *= u8::from(new_types);
+        if !array_lost {
+            self.send(7, &made::parameters(7, start, 0x1000, new_types, &[entry]), |_| {});
+        }
+        self.end(Command::STMT_EXECUTE, 7, start, &rows(1));
+        self.take()
+    }
+}
+
+#[test]
+fn mysql_tells_its_parameters_behind_the_start() {
+    let of = |done: &Finished| (done.parameters.json.as_deref().map(str::to_owned), done.parameters.unknown);
+    let mut play = Play::new();
+    play.prepare_with(4, 1);
+    let done = play.execute_mysql(4, 7, true, false);
+    assert_eq!((of(&done), text(&done).is_some(), done.request), (shown("[7]"), true, None));
+    assert_eq!(of(&play.execute_mysql(4, -8, false, false)), shown("[-8]"), "types hold");
+    assert_eq!(of(&play.execute_mysql(4, 9, false, true)), (None, true), "the array is lost");
+    assert_eq!(of(&play.execute_mysql(5, 9, true, false)), (None, true), "prepared before the capture");
+    // Of another command, or of none: nothing to tell, and no harm.
+    play.send(7, &made::parameters(7, 1, 0x1000, true, &[int_at(0x1000)]), |_| {});
+    let start = play.start(Command::STMT_EXECUTE, 7, Some(4), &[4, 0, 0, 0]);
+    play.send(7, &made::parameters(7, start - 1, 0x1000, true, &[int_at(0x1000)]), |_| {});
+    play.end(Command::STMT_EXECUTE, 7, start, &rows(1));
+    assert_eq!(of(&play.take()).0, None);
+    // A value that was sent ahead belongs to one execution.
+    play.run(Command::STMT_SEND_LONG_DATA, 7, Some(4), &[4, 0, 0, 0, 0, 0, b'x'], &QUIET);
+    assert_eq!(of(&play.execute_mysql(4, 1, true, false)), shown("[\"x\"]"));
+    assert_eq!(of(&play.execute_mysql(4, 2, true, false)), shown("[2]"));
+    play.lose();
+    assert_eq!(of(&play.execute_mysql(4, 2, true, false)), (None, true), "a value may have been sent ahead");
+    assert_eq!(of(&play.execute_mysql(4, 2, false, false)), shown("[2]"));
+    // Values wait for their array no longer than the command is in flight, and within the bounds.
+    let limits = Limits { flight_bytes: 100, ..Limits::default() };
+    let mut play = Play::with(&limits);
+    play.prepare_with(4, 1);
+    play.now += 10;
+    let start = play.now;
+    play.send(7, &made::values(7, start, 4, &[0; 200], 0), |_| {});
+    play.send(7, &made::parameters(7, start, 0x1000, true, &[int_at(0x1000)]), |_| {});
+    play.end(Command::STMT_EXECUTE, 7, start, &rows(1));
+    assert_eq!(of(&play.take()), (None, true));
+}

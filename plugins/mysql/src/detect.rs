@@ -8,7 +8,7 @@ pub mod code;
 pub mod convention;
 pub mod version;
 
-use crate::record::product;
+use crate::record::{parameter_layout, product};
 use convention::{Convention, Hook};
 use version::Version;
 
@@ -126,7 +126,8 @@ fn detect_convention(image: &impl Image, convention: &'static Convention, dispat
     if packet_number.is_none() {
         notes.push("the number of rows returned is not shown".to_owned());
     }
-    let layout = layout(convention, thread_id, packet_number, statement_id);
+    let parameters = parameters(image, convention, &version, &mut notes);
+    let layout = layout(convention, thread_id, packet_number, statement_id, parameters);
     Detection { version, convention, hooks, layout, notes }
 }
 
@@ -153,6 +154,28 @@ fn statement_id(image: &impl Image, convention: &Convention, notes: &mut Vec<Str
     derive(image, notes, "id of a prepared statement", "Statement", &[convention::STATEMENT], |code| {
         code::statement_id(code.first()?)
     })
+}
+
+/// MySQL has taken the packet apart when it is seen, into structures that no code of an exported function tells in full. They are
+/// those of the published headers since 8.0.23, which is when parameters got names; 9.7 was looked at.
+fn parameters(image: &impl Image, convention: &Convention, version: &Version, notes: &mut Vec<String>) -> u32 {
+    if convention.id != product::MYSQL {
+        return parameter_layout::UNKNOWN;
+    }
+    let taken = version::parts(&version.text).is_some_and(|v| ([8, 0, 23]..[10, 0, 0]).contains(&v));
+    let executes = image.has_function(convention::MYSQL_EXECUTE);
+    let known = taken && executes;
+    notes.push(match (taken, executes) {
+        (true, true) => format!("parameters: as in MySQL 8.0.23 to 9, by the version and {}", convention::MYSQL_EXECUTE),
+        (false, _) => format!(
+            "parameters of prepared statements are not shown: where MySQL has them is known for 8.0.23 to 9, this is {}",
+            version.text
+        ),
+        (true, false) => {
+            format!("parameters of prepared statements are not shown: no function {}", convention::MYSQL_EXECUTE)
+        }
+    });
+    if known { parameter_layout::NAMED } else { parameter_layout::UNKNOWN }
 }
 
 /// Derives an offset into a structure from the code of functions, and says so.
@@ -190,6 +213,7 @@ fn layout(
     thread_id: Option<code::Field>,
     packet_number: Option<code::Field>,
     statement_id: Option<code::Field>,
+    parameters: u32,
 ) -> [u8; LAYOUT] {
     let words = [
         1,
@@ -199,6 +223,7 @@ fn layout(
         packet_number.map_or(UNKNOWN_OFFSET, |field| field.offset),
         convention.id,
         statement_id.map_or(UNKNOWN_OFFSET, |field| field.offset),
+        parameters,
     ];
     let mut row = [0; LAYOUT];
     for (to, word) in row.chunks_exact_mut(4).zip(words) {

@@ -39,6 +39,8 @@ pub struct Flight {
     pub statement_unknown: bool,
     /// See `Finished`.
     pub parameters: Parameters,
+    /// Values of an execution whose array of parameters has not come yet.
+    pub values: Option<Text>,
     /// See `Finished`.
     pub request: Option<u32>,
     /// The last error's text so far.
@@ -63,6 +65,7 @@ impl Flight {
             statement: None,
             statement_unknown: false,
             parameters: Parameters::default(),
+            values: None,
             request: None,
             error: None,
             totals: None,
@@ -72,6 +75,7 @@ impl Flight {
     /// Bytes of text that this command alone holds. Texts of prepared statements are the sessions'.
     fn weight(&self) -> usize {
         let parameters = self.parameters.json.as_ref().map_or(0, |json| json.len());
+        let parameters = parameters + self.values.as_ref().map_or(0, |values| values.bytes.len());
         match &self.text {
             Some(text) if self.statement.is_none() => text.bytes.len() + parameters,
             _ => parameters,
@@ -79,6 +83,7 @@ impl Flight {
     }
 
     fn drop_text(&mut self) {
+        self.values = None;
         if let Some(json) = self.parameters.json.take() {
             let lacks = u64::try_from(json.len()).unwrap_or(u64::MAX);
             self.parameters = Parameters { json: None, unknown: true, missing: lacks };

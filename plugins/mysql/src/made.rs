@@ -1,7 +1,7 @@
 //! Messages as the kernel side would write them, for the tests.
 
 use crate::command::Command;
-use crate::record::{END, ERROR, End, LOGIN, START, kind, login_flag, start_flag};
+use crate::record::{END, ERROR, End, LOGIN, PARAMETERS, PS_PARAM, START, kind, login_flag, start_flag};
 
 fn head(kind: u32, command: Command, connection: u64, start_ns: u64, size: usize) -> Vec<u8> {
     let mut data = kind.to_le_bytes().to_vec();
@@ -45,6 +45,23 @@ pub fn end(command: Command, connection: u64, start_ns: u64, end: &End) -> Vec<u
     put(&mut data, 88, &end.sqlstate);
     put(&mut data, 96, &end.returned.to_le_bytes());
     put(&mut data, 100, &end.parameters.to_le_bytes());
+    data
+}
+
+/// START and PARAMETERS of MySQL's COM_STMT_EXECUTE: the values are those that the array points at, from `base` on.
+pub fn values(connection: u64, start_ns: u64, id: u32, values: &[u8], more: u32) -> Vec<u8> {
+    let mut data = start(Command::STMT_EXECUTE, connection, start_ns, Some(id), values, more);
+    put(&mut data, 36, &(start_flag::STATEMENT | start_flag::VALUES).to_le_bytes());
+    data
+}
+
+/// PARAMETERS.
+pub fn parameters(connection: u64, start_ns: u64, base: u64, new_types: bool, entries: &[[u8; PS_PARAM]]) -> Vec<u8> {
+    let mut data = head(kind::PARAMETERS, Command::STMT_EXECUTE, connection, start_ns, PARAMETERS);
+    put(&mut data, 32, &base.to_le_bytes());
+    put(&mut data, 40, &u32::try_from(entries.len()).unwrap().to_le_bytes());
+    put(&mut data, 44, &u32::from(new_types).to_le_bytes());
+    data.extend(entries.iter().flatten());
     data
 }
 

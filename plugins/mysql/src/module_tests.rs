@@ -55,6 +55,28 @@ fn a_made_up_mysql() {
     assert!(plan.probes.iter().all(|probe| probe.arg == 1));
 }
 
+/// MySQL's structures are known by version, and only where it executes with them.
+#[test]
+fn parameters_of_mysql_are_restricted_to_what_is_known() {
+    let plan = |version: &str, functions: &[(&str, &[u8])]| {
+        let series = version.rsplit_once('.').unwrap().0;
+        let plan = answer(&elf(functions, format!("mysqld-{series}\0MySQL {version}\0").as_bytes()), None);
+        let note = plan.notes.iter().find(|note| note.starts_with("parameters")).cloned();
+        (words(&plan.layout.0)[7], note.unwrap_or_default())
+    };
+    let whole: [(&str, &[u8]); 2] = [(MYSQL_DISPATCH, RET), (convention::MYSQL_EXECUTE, RET)];
+    for version in ["8.0.23", "8.0.41", "8.4.3", "9.7.4"] {
+        assert_eq!(plan(version, &whole).0, 1, "{version}");
+    }
+    for version in ["5.7.44", "8.0.22", "10.0.1"] {
+        let (layout, note) = plan(version, &whole);
+        assert!(layout == 0 && note.contains("not shown") && note.contains(version), "{note}");
+    }
+    let (layout, note) = plan("9.7.4", &whole[..1]);
+    assert!(layout == 0 && note.contains("no function"), "{note}");
+    assert_eq!(plan("9.7.4", &[(MARIADB_DISPATCH, RET), whole[1]]), (0, String::new()));
+}
+
 /// Debian 13's MariaDB: the compiler has put copies of net_send_eof where it would be called from.
 #[test]
 fn functions_that_end_result_sets_themselves_are_probed_too() {

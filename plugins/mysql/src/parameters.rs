@@ -1,5 +1,5 @@
 //! Parameters of prepared statements, read from the packets that carry them (COM_STMT_EXECUTE and MariaDB's
-//! COM_STMT_BULK_EXECUTE) and written as JSON.
+//! COM_STMT_BULK_EXECUTE), or from the array that MySQL makes of such a packet, and written as JSON.
 //!
 //! Not here: how many parameters a statement has, which types were sent before, what was sent as long data (`session`).
 //!
@@ -10,8 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod array;
 mod json;
 mod value;
+
+pub use array::execute_array;
 
 pub use json::Json;
 

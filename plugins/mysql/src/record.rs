@@ -18,6 +18,10 @@ pub const ERROR: usize = 48;
 pub const ERROR_TEXT_MAX: usize = 512;
 /// Bytes of `struct mysql_login`; nothing follows.
 pub const LOGIN: usize = 688;
+/// Bytes of `struct mysql_parameters`; the array follows.
+pub const PARAMETERS: usize = 48;
+/// `MYSQL_PS_PARAM`: bytes of an entry of MySQL's array of parameters.
+pub const PS_PARAM: usize = 48;
 /// `MYSQL_UNKNOWN_ID`.
 pub const UNKNOWN_ID: u64 = u64::MAX;
 
@@ -31,6 +35,8 @@ pub mod kind {
     pub const ERROR: u32 = 3;
     /// `MYSQL_LOGIN`.
     pub const LOGIN: u32 = 4;
+    /// `MYSQL_PARAMETERS`.
+    pub const PARAMETERS: u32 = 5;
 }
 
 /// `enum mysql_login_flags`.
@@ -47,6 +53,16 @@ pub mod login_flag {
 pub mod start_flag {
     /// `statement` is valid.
     pub const STATEMENT: u32 = 1;
+    /// The bytes are values, and PARAMETERS follows.
+    pub const VALUES: u32 = 2;
+}
+
+/// `enum mysql_parameter_layout`.
+pub mod parameter_layout {
+    /// `MYSQL_PARAMETERS_UNKNOWN`.
+    pub const UNKNOWN: u32 = 0;
+    /// `MYSQL_PARAMETERS_NAMED`.
+    pub const NAMED: u32 = 1;
 }
 
 /// `enum mysql_end_flags`.
@@ -223,6 +239,19 @@ pub struct Login<'a> {
     pub peer: Option<(&'a [u8], u16)>,
 }
 
+/// `struct mysql_parameters` and the array.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Array<'a> {
+    /// Address of the first byte that START carries.
+    pub base: u64,
+    /// Entries that the array has, whatever of it came.
+    pub count: u32,
+    /// Whether the types in it are those that the client sent now.
+    pub new_types: bool,
+    /// The whole entries that came.
+    pub entries: &'a [[u8; PS_PARAM]],
+}
+
 /// What a message says beyond its head.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Body<'a> {
@@ -234,6 +263,8 @@ pub enum Body<'a> {
     Error(Failure<'a>),
     /// Somebody logs in.
     Login(Login<'a>),
+    /// Where the values of a START are.
+    Parameters(Array<'a>),
 }
 
 /// Reads one message.
@@ -257,6 +288,7 @@ pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
         kind::END => Body::End(end(data)?),
         kind::ERROR => Body::Error(error(data)?),
         kind::LOGIN => Body::Login(login(data)?),
+        kind::PARAMETERS => Body::Parameters(parameters(data)?),
         other => return Err(RecordError::Kind(other)),
     };
     Ok((head, body))
@@ -326,6 +358,18 @@ fn login(data: &[u8]) -> Result<Login<'_>, RecordError> {
         database: has(login_flag::DATABASE).then(|| fields.text(488, LOGIN)),
         peer: has(login_flag::PEER).then(|| (fields.text(40, 88), port)),
     })
+}
+
+fn parameters(data: &[u8]) -> Result<Array<'_>, RecordError> {
+    let fields = Fields { what: "PARAMETERS", fixed: PARAMETERS, data };
+    let rest = fields.rest()?;
+    let count = fields.u32(40)?;
+    let most = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PS_PARAM);
+    if rest.len() > most {
+        return Err(RecordError::Long { what: "array of PARAMETERS", len: rest.len(), most });
+    }
+    let (entries, _cut) = rest.as_chunks::<PS_PARAM>();
+    Ok(Array { base: fields.u64(32)?, count, new_types: fields.u32(44)? != 0, entries })
 }
 
 /// Little-endian fields of one message's fixed part.

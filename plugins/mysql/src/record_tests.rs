@@ -35,6 +35,7 @@ fn every_cut_of_the_fixed_part_is_refused() {
         (made::start(Command::QUERY, 1, 2, None, b"", 0), START),
         (made::end(Command::QUERY, 1, 2, &End::default()), END),
         (made::error(Command::QUERY, 1, 2, 3, "00000", b""), ERROR),
+        (made::parameters(1, 2, 0, true, &[]), PARAMETERS),
     ] {
         assert!(parse(&data[..fixed]).is_ok());
         for len in 0..fixed {
@@ -51,6 +52,9 @@ fn too_much_is_refused() {
     let mut start = made::start(Command::QUERY, 1, 2, None, b"abc", 0);
     start.push(b'd');
     assert_eq!(parse(&start), Err(RecordError::Long { what: "packet of START", len: 4, most: 3 }));
+    let mut array = made::parameters(1, 2, 0, true, &[[0; PS_PARAM]]);
+    array.push(0);
+    assert!(matches!(parse(&array), Err(RecordError::Long { what: "array of PARAMETERS", len: 49, most: 48 })));
     let error = made::error(Command::QUERY, 1, 2, 3, "00000", &[b'x'; ERROR_TEXT_MAX + 1]);
     assert!(matches!(parse(&error), Err(RecordError::Long { .. })));
 }
@@ -78,6 +82,10 @@ fn values_are_those_of_the_header() {
     has("MYSQL_END", kind::END.to_string());
     has("MYSQL_ERROR", kind::ERROR.to_string());
     has("MYSQL_LOGIN", kind::LOGIN.to_string());
+    has("MYSQL_PARAMETERS", kind::PARAMETERS.to_string());
+    has("MYSQL_START_VALUES", start_flag::VALUES.to_string());
+    has("MYSQL_PARAMETERS_UNKNOWN", parameter_layout::UNKNOWN.to_string());
+    has("MYSQL_PARAMETERS_NAMED", parameter_layout::NAMED.to_string());
     has("MYSQL_LOGIN_USER", login_flag::USER.to_string());
     has("MYSQL_LOGIN_DATABASE", login_flag::DATABASE.to_string());
     has("MYSQL_LOGIN_PEER", login_flag::PEER.to_string());
@@ -104,10 +112,12 @@ fn values_are_those_of_the_header() {
         ("mysql_end", END),
         ("mysql_error", ERROR),
         ("mysql_login", LOGIN),
+        ("mysql_parameters", PARAMETERS),
     ] {
         let line = format!("_Static_assert(sizeof(struct {name}) == {size},");
         assert!(HEADER.contains(&line), "{line}");
     }
+    assert!(HEADER.contains(&format!("MYSQL_PS_PARAM {PS_PARAM}\n")));
     assert!(HEADER.contains(&format!("MYSQL_ERROR_TEXT_MAX {ERROR_TEXT_MAX} ")));
     assert!(HEADER.contains("MYSQL_UNKNOWN_ID 0xffffffffffffffffULL"));
 }

@@ -8,7 +8,7 @@
 
 use crate::command::LAST_PREPARED;
 use crate::namespace::{self, Effect};
-use crate::parameters::{self, JSON_MAX, Known as KnownParameters, LongData, Packet, Parameters, Type};
+use crate::parameters::{Execution, JSON_MAX, Known as KnownParameters, LongData, Parameters, Type};
 use crate::record::{Head, Login};
 use ecapture_plugin_api::sdk::bounded::{Bound, Bounded};
 use std::sync::Arc;
@@ -191,8 +191,14 @@ impl Sessions {
         self.set_last(connection, Some(Last::Id(id)));
     }
 
-    /// A statement begins to be executed: its parameters.
-    pub fn executes(&mut self, connection: Connection, id: u32, packet: Packet<'_>, bulk: bool) -> Parameters {
+    /// A statement begins to be executed: its parameters. `bulk`: with any number of rows of them, which nothing was sent ahead of.
+    pub fn executes(
+        &mut self,
+        connection: Connection,
+        id: u32,
+        bulk: bool,
+        read: impl FnOnce(KnownParameters<'_>) -> Execution,
+    ) -> Parameters {
         let losses = self.losses;
         let Some(mut statement) = self.statements.remove(&(connection, id)) else { return Parameters::unknown() };
         let out = match statement.parameters {
@@ -200,8 +206,7 @@ impl Sessions {
             Some(count) => {
                 let types = certain(&statement.types, losses);
                 let known = KnownParameters { count, types: types.as_deref(), long: &statement.long };
-                let read = if bulk { parameters::bulk_execute } else { parameters::execute };
-                let execution = read(packet, known);
+                let execution = read(known);
                 if let Some(types) = execution.types {
                     statement.types = Some(Known { value: types, losses });
                 } else if execution.types_lost {

@@ -47,6 +47,8 @@ const MARIADB_DISPATCH: &[&str] = &[
     "_Z16dispatch_command19enum_server_commandP3THDPcjbb", // 10.2 to 10.5
 ];
 const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
+/// Executes a prepared statement of MySQL with PS_PARAM.
+pub const MYSQL_EXECUTE: &str = "_Z19mysqld_stmt_executeP3THDP18Prepared_statementbmP8PS_PARAM";
 /// The constructor of MariaDB's Statement.
 pub const STATEMENT: &str = "_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm";
 /// Puts one into the list of its connection.

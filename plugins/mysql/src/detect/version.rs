@@ -1,8 +1,8 @@
 //! The server's version text, found among the strings of the file.
 //!
 //! Every server has a string `mysqld-<major>.<minor>`: the name of a group in its option files. The version is the
-//! string that begins with these numbers and a patch number. The version is for the user only: nothing else depends on
-//! it, so "unknown" is an answer.
+//! string that begins with these numbers and a patch number. The version is for the user; the one thing that depends on it are the
+//! parameters of MySQL's prepared statements, so "unknown" is an answer.
 
 use super::Image;
 
@@ -68,6 +68,14 @@ fn series(text: &str) -> Option<&str> {
     })
 }
 
+/// The three numbers of a version's text.
+pub fn parts(text: &str) -> Option<[u16; 3]> {
+    let end = text.find(['-', '+', '~']).unwrap_or(text.len());
+    let mut numbers = text.get(..end)?.split('.').map(|part| part.parse().ok());
+    let version = [numbers.next()??, numbers.next()??, numbers.next()??];
+    numbers.next().is_none().then_some(version)
+}
+
 /// How many numbers with dots between the text begins with, if nothing but a suffix behind `-`, `+` or `~` follows.
 fn numbers(text: &str) -> Option<usize> {
     let end = text.find(['-', '+', '~']).unwrap_or(text.len());
@@ -129,6 +137,15 @@ mod tests {
         assert!(how.contains("mysqld-9.7"), "{how}");
         assert_eq!(found(b"mysqld-8.0\0nothing\x008.0.1 was\0").0, "8.0");
         assert_eq!(found(b"9.7.4.0\0MySQL 9.7.4\0ndb-9.7.4\0mysqld-9.7\0").0, "9.7.4");
+    }
+
+    #[test]
+    fn versions_as_numbers() {
+        assert_eq!(parts("8.0.36-0ubuntu0.22.04.1"), Some([8, 0, 36]));
+        assert_eq!(parts("9.7.4"), Some([9, 7, 4]));
+        for text in ["8.0", "unknown", "", "1.2.3.4", "8.0.99999", "-1.2.3"] {
+            assert_eq!(parts(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod code {
     pub const TIME: u8 = 11;
     pub const DATETIME: u8 = 12;
     pub const VARCHAR: u8 = 15;
+    /// MySQL 9.
+    pub const VECTOR: u8 = 242;
     pub const JSON: u8 = 245;
     pub const GEOMETRY: u8 = 255;
 }
@@ -26,6 +28,26 @@ impl Reader<'_> {
     pub fn value(&mut self, kind: Type, missing: u64, json: &mut Json) -> Result<(), Stop> {
         let before = self.at;
         self.known(kind, missing, json).inspect_err(|_| self.at = before)
+    }
+
+    /// A value whose length is that of all there is, and of `missing` bytes behind it: nothing says it here.
+    pub fn content(&mut self, kind: Type, missing: u64, json: &mut Json) -> Result<(), Stop> {
+        let bytes = self.bytes;
+        let len = if missing == 0 { u8::try_from(bytes.len()).unwrap_or(u8::MAX) } else { u8::MAX };
+        let size = match kind.code {
+            code::DECIMAL | code::VARCHAR | code::VECTOR | code::JSON..=code::GEOMETRY => {
+                return json.bytes(bytes, missing);
+            }
+            _ if missing > 0 => return Err(Stop::End),
+            code::DATE | code::DATETIME | code::TIMESTAMP => return self.date(kind.code, len, json),
+            code::TIME => return self.time(len, json),
+            code::TINY => 1,
+            code::SHORT => 2,
+            code::LONG | code::FLOAT => 4,
+            code::LONGLONG | code::DOUBLE => 8,
+            _ => return Err(Stop::Strange),
+        };
+        if bytes.len() == size { self.known(kind, 0, json) } else { Err(Stop::Strange) }
     }
 
     fn known(&mut self, kind: Type, missing: u64, json: &mut Json) -> Result<(), Stop> {
@@ -47,8 +69,14 @@ impl Reader<'_> {
                 let number = f64::from_le_bytes(self.array()?);
                 json.float(number.is_finite(), &number)
             }
-            code::DATE | code::DATETIME | code::TIMESTAMP => self.date(kind.code, json),
-            code::TIME => self.time(json),
+            code::DATE | code::DATETIME | code::TIMESTAMP => {
+                let len = self.byte().ok_or(Stop::End)?;
+                self.date(kind.code, len, json)
+            }
+            code::TIME => {
+                let len = self.byte().ok_or(Stop::End)?;
+                self.time(len, json)
+            }
             // VARCHAR, and from JSON on all that are texts, names or bytes.
             code::DECIMAL | code::VARCHAR | code::JSON..=code::GEOMETRY => self.string(missing, json),
             _ => Err(Stop::Strange),
@@ -86,8 +114,7 @@ impl Reader<'_> {
     }
 
     /// Year, month, day; hour, minute, second; microseconds; MySQL: minutes from UTC. As many as the length says.
-    fn date(&mut self, code: u8, json: &mut Json) -> Result<(), Stop> {
-        let len = self.byte().ok_or(Stop::End)?;
+    fn date(&mut self, code: u8, len: u8, json: &mut Json) -> Result<(), Stop> {
         if !matches!(len, 0 | 4 | 7 | 11 | 13) {
             return Err(Stop::Strange);
         }
@@ -117,8 +144,7 @@ impl Reader<'_> {
     }
 
     /// Sign, days, hour, minute, second; microseconds.
-    fn time(&mut self, json: &mut Json) -> Result<(), Stop> {
-        let len = self.byte().ok_or(Stop::End)?;
+    fn time(&mut self, len: u8, json: &mut Json) -> Result<(), Stop> {
         if len == 0 {
             return json.simple("00:00:00");
         }
