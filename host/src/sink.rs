@@ -21,6 +21,7 @@ pub mod recording;
 pub mod rotate;
 pub mod session;
 pub mod set;
+mod table;
 pub mod text;
 pub mod time;
 

@@ -9,7 +9,8 @@ use serde_json::Value;
 fn run(server: &Mariadb, more: &[&str]) -> Finished {
     let modules = Modules::with(&["mysql"]);
     let pid = server.pid().to_string();
-    let capture = Capture::start(&modules, &[&["mysql", "--pid", &pid, "-o", "json"], more].concat());
+    let json = if more.contains(&"-o") { &[][..] } else { &["-o", "json"] };
+    let capture = Capture::start(&modules, &[&["mysql", "--pid", &pid], json, more].concat());
     let mut client = Client::connect(&server.socket()).unwrap();
     for number in 0..100 {
         client.query(format!("SELECT {number}, 'x{number}'").as_bytes()).unwrap();
@@ -49,6 +50,18 @@ fn numbers_of_statements_are_right() {
         assert!((200_000_000..5_000_000_000).contains(&ns), "{key}: {ns}");
     }
     assert_eq!(rows[0]["db.query.summary"], "select ?, ?", "the most frequent first");
+
+    // As text a table, whose columns are below their headings.
+    let out = server.dir().join("table");
+    run(&server, &["--view", "digest", "-o", "text", "-w", out.to_str().unwrap()]);
+    let text = std::fs::read_to_string(out).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].ends_with(" mysql, the most frequent first"), "{text}");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines[1])[..3], ["count", "errors", "rows"], "{text}");
+    assert_eq!(words(lines[2])[..3], ["100", "0", "100"], "{text}");
+    let statement = lines[1].find("statement").unwrap();
+    assert_eq!(lines[2].get(statement..), Some("select ?, ?"), "{text}");
 }
 
 #[test]

@@ -119,6 +119,7 @@ impl<'a> Bench<'a> {
                 utc_offset_s: 0,
                 multiline: false,
                 color: false,
+                columns: 0,
                 shared: false,
                 quiet_end: true,
                 rotate: None,

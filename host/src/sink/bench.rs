@@ -58,6 +58,7 @@ fn events_per_second() {
                 utc_offset_s: 0,
                 multiline: false,
                 color: false,
+                columns: 0,
                 shared: false,
                 rotate: None,
                 quiet_end: false,

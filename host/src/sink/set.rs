@@ -170,6 +170,9 @@ pub struct OutputOptions {
     /// Colours: the broker knows whether this is a terminal.
     #[serde(default)]
     pub color: bool,
+    /// Columns of that terminal; 0: it is none, or nobody knows.
+    #[serde(default)]
+    pub columns: u16,
     /// Inherited from the shell rather than opened by the broker.
     #[serde(default)]
     pub shared: bool,
@@ -363,9 +366,9 @@ impl SinkSet {
 }
 
 fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
-    let OutputOptions { name, format, utc_offset_s, multiline, color, shared, quiet_end, rotate, bodies } =
+    let OutputOptions { name, format, utc_offset_s, multiline, color, columns, shared, quiet_end, rotate, bodies } =
         spec.options;
-    let text = TextOptions { utc_offset_s, multiline, color, bodies };
+    let text = TextOptions { utc_offset_s, multiline, color, bodies, columns };
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, format!("output {name} came without a descriptor"));
     if format == Format::None {
         return Ok(Box::new(Count::new(&name)));
@@ -407,6 +410,7 @@ mod tests {
             utc_offset_s: 0,
             multiline: false,
             color: false,
+            columns: 0,
             shared,
             quiet_end: shared,
             rotate: None,

@@ -16,6 +16,7 @@ use super::encode::{decimal, float, hex_byte, signed};
 use super::escape;
 use super::grpc;
 use super::session::{Gap, Render, SessionEnd, SessionStart};
+use super::table::Table;
 use super::time::time_of_day;
 
 /// Bytes of a `bytes` column that fit a line of text; the rest is counted. `-o hex` shows all.
@@ -32,12 +33,15 @@ pub struct TextOptions {
     pub color: bool,
     /// Bodies of requests and responses that follow their line, indented.
     pub bodies: Bodies,
+    /// Columns of the terminal; 0: it is none, or nobody knows.
+    pub columns: u16,
 }
 
 /// The format.
 #[derive(Debug, Default)]
 pub struct Text {
     options: TextOptions,
+    table: Table,
 }
 
 #[derive(Clone, Copy)]
@@ -50,7 +54,7 @@ enum Style {
 impl Text {
     /// With these options.
     pub fn new(options: TextOptions) -> Self {
-        Self { options }
+        Self { options, table: Table::default() }
     }
 
     /// `14:02:11.483920 mariadbd[4711/4802] `
@@ -206,8 +210,25 @@ impl Text {
     }
 }
 
+impl Text {
+    /// A row of a digest.
+    fn row(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        let mut table = std::mem::take(&mut self.table);
+        table.row(event, self.options.columns, out, |out| {
+            self.styled(Style::Dim, out, |out| time_of_day(event.wall_ns, self.options.utc_offset_s, out));
+            out.push(b' ');
+            self.styled(Style::Name, out, |out| escape::text(event.schema.module().as_bytes(), out));
+            out.extend_from_slice(b", the most frequent first\n");
+        });
+        self.table = table;
+    }
+}
+
 impl Render for Text {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        if Table::takes(event) {
+            return self.row(event, out);
+        }
         self.prefix(event, out);
         match event.schema.text().parts() {
             [] => self.fallback(event, out),

@@ -15,10 +15,6 @@ pub const MAX_DIGESTS: usize = 10_000;
 /// Longest normalised statement that is kept, bytes; what is longer is told apart all the same.
 const MAX_TEXT: usize = 1024;
 
-const TEXT: &str = "{ecapture.digest.count} times  {ecapture.digest.errors} errors  {ecapture.digest.rows} rows\
-    [  p50 {ecapture.digest.p50_ns}  p95 {ecapture.digest.p95_ns}  p99 {ecapture.digest.p99_ns}  max {ecapture.digest.max_ns}]\
-    [  {db.namespace}]  {ecapture.digest.event}[  {db.query.summary}][  (others: {ecapture.digest.others} statements)]";
-
 const COLUMNS: [(&str, ColumnType); 11] = [
     ("ecapture.digest.event", ColumnType::Text),
     ("db.namespace", ColumnType::Text),
@@ -32,6 +28,13 @@ const COLUMNS: [(&str, ColumnType); 11] = [
     ("ecapture.digest.max_ns", ColumnType::Duration),
     ("ecapture.digest.others", ColumnType::U64),
 ];
+
+/// Whether events of this schema are rows of a digest. Modules have no events with these columns.
+#[must_use]
+pub fn is_digest(schema: &EventSchema) -> bool {
+    schema.columns().len() == COLUMNS.len()
+        && schema.columns().iter().zip(COLUMNS).all(|(column, (name, _))| column.name() == name)
+}
 
 /// A statement, as its columns tell it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,7 +161,7 @@ fn module_of<'d>(modules: &'d mut Vec<(Arc<str>, Module)>, name: &Arc<str>) -> O
     }
     let mut schema = Schema::new(name).ok()?;
     let columns: Result<Vec<_>, _> = COLUMNS.iter().map(|(name, ty)| Column::new(name, *ty)).collect();
-    schema.push("digest", TEXT, columns.ok()?).ok()?;
+    schema.push("digest", "", columns.ok()?).ok()?;
     modules.push((name.clone(), Module { schema, entries: HashMap::new(), others: Entry::default() }));
     modules.last_mut().map(|(_, module)| module)
 }

@@ -106,6 +106,7 @@ pub fn collector_outputs(
             utc_offset_s: localtime::utc_offset_s(),
             multiline,
             color: o.terminal,
+            columns: if o.terminal { rustix::termios::tcgetwinsize(&o.fd).map_or(0, |size| size.ws_col) } else { 0 },
             shared: o.inherited,
             quiet_end: o.inherited,
             rotate: o.rotate,

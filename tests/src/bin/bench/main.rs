@@ -5,6 +5,7 @@
 //! them alike; a result is the median of the rounds with the range in brackets. Nothing here fails for being slow: it prints.
 
 mod abi;
+mod digest;
 mod handshakes;
 mod http;
 mod list;
@@ -32,6 +33,7 @@ fn main() {
         ("pump", pump::run),
         ("peer", pump::beside_bpftrace),
         ("statements", statements::run),
+        ("digest", digest::run),
         ("postgres", postgres::run),
         ("tls", tls::run),
         ("http", http::run),

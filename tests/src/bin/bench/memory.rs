@@ -41,6 +41,30 @@ impl Samples {
     }
 }
 
+/// The most memory that processes had together, in samples while they ran.
+#[derive(Default)]
+pub struct Peak {
+    all: u64,
+    without_rings: u64,
+}
+
+impl Peak {
+    /// One sample.
+    pub fn take(&mut self, processes: impl Iterator<Item = u32>) {
+        let (all, rings) =
+            processes.map(pss).fold((0, 0), |(all, rings), (pss, of_rings)| (all + pss, rings + of_rings));
+        self.all = self.all.max(all);
+        self.without_rings = self.without_rings.max(all.saturating_sub(rings));
+    }
+}
+
+impl std::fmt::Display for Peak {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (all, without) = (mib(self.all), mib(self.without_rings));
+        write!(f, "at most {all:.1} MiB (Pss), beside ring and link {without:.1} MiB")
+    }
+}
+
 fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }

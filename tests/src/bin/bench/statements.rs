@@ -1,10 +1,13 @@
-//! What a database server loses by being captured from: mariadb-slap with nothing, ecapture, bpftrace in turn.
+//! What a database server loses by being captured from: mariadb-slap with nothing, ecapture, the server's own general log, bpftrace
+//! in turn.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use ecapture_tests::capture::{Capture, Modules};
 use ecapture_tests::mariadb::Mariadb;
+use ecapture_tests::mysql::Client;
 
 use crate::memory;
 use crate::peer::{Bpftrace, Place, first_probe, lines};
@@ -38,8 +41,20 @@ fn slap(socket: &Path, query: &str) -> f64 {
     f64::from(QUERIES) / seconds.parse::<f64>().expect("seconds")
 }
 
+/// Switches the server's log of all statements.
+fn log(server: &Mariadb, on: bool) {
+    let mut client = Client::connect(&server.socket()).expect("a connection");
+    let answer = client.query(format!("set global general_log = {}", u8::from(on)).as_bytes()).expect("an answer");
+    assert_eq!(answer.error, None);
+    client.quit().expect("a connection");
+}
+
 pub fn run() {
-    let server = Mariadb::start_with(&["--innodb-buffer-pool-size=64M"]);
+    let logged = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(logged.path(), PermissionsExt::from_mode(0o777)).expect("permissions");
+    let general = logged.path().join("general");
+    let file = format!("--general-log-file={}", general.display());
+    let server = Mariadb::start_with(&["--innodb-buffer-pool-size=64M", &file, "--log-output=FILE"]);
     let modules = Modules::with(&["mysql"]);
     let place = Place::new(server.pid(), &server.binary(), first_probe(&modules, "mysql", &server.binary()));
     let (ours, theirs) = (server.dir().join("ecapture.txt"), server.dir().join("bpftrace.txt"));
@@ -51,8 +66,9 @@ pub fn run() {
     for (name, query) in [("point query", QUERY), ("seven-way join", heavier)] {
         let mark = &query[..20];
         let (mut nothing, mut captured, mut traced) = (Rounds::default(), Rounds::default(), Rounds::default());
-        let (mut kept, mut kept_peer) = (Rounds::default(), Rounds::default());
-        let (mut seen, mut seen_peer) = (Rounds::default(), Rounds::default());
+        let (mut kept, mut kept_log, mut kept_peer) = (Rounds::default(), Rounds::default(), Rounds::default());
+        let (mut seen, mut seen_log, mut seen_peer) = (Rounds::default(), Rounds::default(), Rounds::default());
+        let mut logging = Rounds::default();
         let mut memory = memory::Samples::default();
         for _ in 0..ROUNDS {
             let before = slap(&server.socket(), query);
@@ -68,6 +84,12 @@ pub fn run() {
             seen.push(100.0 * lines(&ours, mark) as f64 / f64::from(QUERIES));
             place.wait(false);
 
+            let before_log = lines(&general, mark);
+            log(&server, true);
+            let with_log = slap(&server.socket(), query);
+            log(&server, false);
+            seen_log.push(100.0 * (lines(&general, mark) - before_log) as f64 / f64::from(QUERIES));
+
             let mut peer = Bpftrace::start(&program, &theirs);
             place.wait(true);
             let with_peer = slap(&server.socket(), query);
@@ -79,6 +101,8 @@ pub fn run() {
             let base = (before + slap(&server.socket(), query)) / 2.0;
             nothing.push(base);
             captured.push(with);
+            logging.push(with_log);
+            kept_log.push(100.0 * with_log / base);
             traced.push(with_peer);
             kept.push(100.0 * with / base);
             kept_peer.push(100.0 * with_peer / base);
@@ -86,6 +110,7 @@ pub fn run() {
         println!("{name}, {CLIENTS} clients, {QUERIES} statements a round, {ROUNDS} rounds; statements/s");
         println!("  nothing   {nothing}");
         println!("  ecapture  {captured}   kept {kept} %   statements seen {seen} %");
+        println!("  the server's log {logging}   kept {kept_log} %   statements seen {seen_log} %");
         println!("  bpftrace  {traced}   kept {kept_peer} %   statements seen {seen_peer} %");
         memory.print();
     }
