@@ -150,8 +150,8 @@ fn cut(text: &[u8], room: usize, out: &mut Vec<u8>) {
         return out.extend_from_slice(text);
     }
     let kept = room.saturating_sub(3);
-    let starts = (0..text.len()).filter(|at| text.get(*at).is_some_and(|byte| byte & 0xc0 != 0x80));
-    let end = starts.skip(kept).next().unwrap_or(text.len());
+    let mut starts = (0..text.len()).filter(|at| text.get(*at).is_some_and(|byte| byte & 0xc0 != 0x80));
+    let end = starts.nth(kept).unwrap_or(text.len());
     out.extend_from_slice(text.get(..end).unwrap_or_default());
     out.extend_from_slice(b"...".get(..room.min(3)).unwrap_or_default());
 }
