@@ -56,7 +56,7 @@ fn messages(number: u64, time_ns: u64) -> [Vec<u8>; 2] {
     let mut end = head(2);
     end.resize(104, 0);
     // A result set with rows; every hundredth failed.
-    let flags: u32 = if number % 100 == 0 { 4 } else { 2 | 16 };
+    let flags: u32 = if number.is_multiple_of(100) { 4 } else { 2 | 16 };
     end[32..36].copy_from_slice(&flags.to_le_bytes());
     end[40] = (number % 10) as u8;
     [start, end]
