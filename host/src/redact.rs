@@ -13,6 +13,8 @@ pub mod sql;
 mod words;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;
 
 use regex::bytes::{Regex, RegexBuilder};

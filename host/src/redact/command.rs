@@ -296,9 +296,18 @@ fn within(word: &Word, level: u8, found: &mut dyn FnMut(usize, usize, Kinds)) {
     if inline::suspicious(value) {
         inline::scan(value, 0, &mut spans);
         if value.contains(&b' ') {
+            // Behind the option that it may be written to: `-eCREATE …`, `--command=CREATE …`.
+            let skip = match value {
+                [b'-', b'-', ..] => memchr::memchr(b'=', value).map_or(0, |sign| sign + 1),
+                [b'-', _, ..] => 2,
+                _ => 0,
+            };
             // Of whatever server: what one of them takes for a secret is one.
-            sql::scan(value, Dialect { mysql: true }, &mut spans);
-            sql::scan(value, Dialect { mysql: false }, &mut spans);
+            for mysql in [true, false] {
+                let mut found = Spans::default();
+                sql::scan_text(value.get(skip..).unwrap_or_default(), Dialect { mysql }, &mut found);
+                found.iter().for_each(|(from, to, kind)| spans.add(skip + from, skip + to, kind));
+            }
         }
     }
     // `mount -o username=u,pass=p`

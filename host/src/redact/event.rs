@@ -6,6 +6,7 @@ use super::{Redactor, command, http, inline, sql};
 use crate::event::{Event, Field, Flags, Value};
 use crate::statements::lex::Dialect;
 use crate::stream::exchange::{Exchange, Header, Message};
+use std::sync::Arc;
 
 /// Shortest secret that is looked for in other columns: a shorter one is everywhere.
 const MIN_SECRET: usize = 4;
@@ -50,10 +51,12 @@ impl Redactor {
         let (mut kinds, mut secrets, mut parameters) = (Kinds::default(), Vec::new(), false);
         let mut texts: Vec<Option<Vec<u8>>> = Vec::new();
         let dialect = self.dialect(event);
+        // Statements are what a module of statements has, and nothing else is read as one.
+        let has_statements = event.schema.columns().iter().any(|column| column.name().starts_with("db.query."));
         for (number, (column, value)) in event.columns().enumerate() {
             let (Value::Text(text) | Value::Bytes(text)) = value else { continue };
             let mut spans = Spans::default();
-            parameters |= self.column(holds(column.name()), text, dialect, &mut spans);
+            parameters |= self.column(holds(column.name()), text, dialect, has_statements, &mut spans);
             for (from, to, _) in spans.iter().take(MAX_SECRETS) {
                 if to - from >= MIN_SECRET && secrets.len() < MAX_SECRETS {
                     secrets.extend(text.get(from..to));
@@ -99,7 +102,7 @@ impl Redactor {
     }
 
     /// Finds what is secret in one column. True: parameters are.
-    fn column(&self, holds: Holds, text: &[u8], dialect: Dialect, spans: &mut Spans) -> bool {
+    fn column(&self, holds: Holds, text: &[u8], dialect: Dialect, has_statements: bool, spans: &mut Spans) -> bool {
         self.own(text, spans);
         if self.show_secrets {
             return false;
@@ -116,8 +119,14 @@ impl Redactor {
                 }
             }
             Holds::Query => inline::query(text, spans),
+            Holds::Parameters if inline::suspicious(text) => {
+                inline::scan(text, 0, spans);
+                sql::scan_array(text, dialect, spans);
+            }
             Holds::Message => {
-                sql::scan(text, dialect, spans);
+                if has_statements {
+                    sql::scan(text, dialect, spans);
+                }
                 if inline::suspicious(text) {
                     inline::scan(text, 0, spans);
                 }
@@ -171,32 +180,43 @@ impl Redactor {
         Some(without)
     }
 
+    /// Looked at before it is copied: most have nothing. What is copied are heads; a body is only if something is found in it.
     fn exchange(&self, exchange: &Exchange, kinds: &mut Kinds) -> Option<Exchange> {
-        let mut all = Kinds::default();
-        let mut without = exchange.clone();
-        if let Some(request) = &mut without.request {
-            let mut spans = Spans::default();
-            self.column(Holds::Url, &request.target, Dialect::default(), &mut spans);
-            replace(&mut request.target, spans, &mut all);
-            if let Some(authority) = &mut request.authority {
-                let user = memchr::memrchr(b'@', authority).unwrap_or(0);
-                let mut spans = Spans::default();
-                if !self.show_secrets {
-                    spans.add(0, user, Kinds::URL);
-                }
-                replace(authority, spans, &mut all);
+        let mut found = Vec::new();
+        let mut add = |place: Place, spans: Spans| {
+            if !spans.is_empty() {
+                found.push((place, spans));
             }
-            self.message(&mut request.message, &mut all);
+        };
+        if let Some(request) = &exchange.request {
+            let mut spans = Spans::default();
+            self.column(Holds::Url, &request.target, Dialect::default(), false, &mut spans);
+            add(Place::Target, spans);
+            if let Some(authority) = request.authority.as_ref().filter(|_| !self.show_secrets) {
+                let mut spans = Spans::default();
+                spans.add(0, memchr::memrchr(b'@', authority).unwrap_or(0), Kinds::URL);
+                add(Place::Authority, spans);
+            }
+            self.message(&request.message, true, &mut add);
         }
-        if let Some(response) = &mut without.response {
-            self.message(&mut response.message, &mut all);
+        if let Some(response) = &exchange.response {
+            self.message(&response.message, false, &mut add);
         }
-        *kinds = *kinds | all;
-        (!all.is_empty()).then_some(without)
+        if found.is_empty() {
+            return None;
+        }
+        let mut without = exchange.clone();
+        for (place, spans) in found {
+            if let Some(text) = place.of(&mut without) {
+                replace(text, spans, kinds);
+            }
+        }
+        Some(without)
     }
 
-    fn message(&self, message: &mut Message, kinds: &mut Kinds) {
-        for Header { name, value } in message.headers.iter_mut().chain(&mut message.trailers) {
+    /// `asks`: it is the request's.
+    fn message(&self, message: &Message, asks: bool, add: &mut dyn FnMut(Place, Spans)) {
+        for (number, Header { name, value }) in message.headers.iter().chain(&message.trailers).enumerate() {
             let Some(value) = value else { continue };
             let mut spans = Spans::default();
             self.own(value, &mut spans);
@@ -206,11 +226,43 @@ impl Redactor {
                 // Nobody knows what it is.
                 None => spans.add(0, value.len(), Kinds::AUTHORIZATION),
             }
-            replace(value, spans, kinds);
+            add(Place::Header(asks, number), spans);
         }
         let mut spans = Spans::default();
         self.own(&message.body.bytes, &mut spans);
-        replace(&mut message.body.bytes, spans, kinds);
+        add(Place::Body(asks), spans);
+    }
+}
+
+/// Where in an exchange something was found.
+#[derive(Clone, Copy)]
+enum Place {
+    Target,
+    Authority,
+    /// Of the request's headers with its trailers, or of the response's.
+    Header(bool, usize),
+    Body(bool),
+}
+
+impl Place {
+    fn of(self, exchange: &mut Exchange) -> Option<&mut Vec<u8>> {
+        match self {
+            Self::Target => exchange.request.as_mut().map(|request| &mut request.target),
+            Self::Authority => exchange.request.as_mut().and_then(|request| request.authority.as_mut()),
+            Self::Header(asks, number) => {
+                let message = Self::message(exchange, asks)?;
+                message.headers.iter_mut().chain(&mut message.trailers).nth(number)?.value.as_mut()
+            }
+            Self::Body(asks) => Some(&mut Arc::make_mut(&mut Self::message(exchange, asks)?.body).bytes),
+        }
+    }
+
+    fn message(exchange: &mut Exchange, asks: bool) -> Option<&mut Message> {
+        if asks {
+            exchange.request.as_mut().map(|request| &mut request.message)
+        } else {
+            exchange.response.as_mut().map(|response| &mut response.message)
+        }
     }
 }
 
@@ -263,73 +315,5 @@ impl Flags {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{Column, ColumnType, Schema};
-    use crate::redact::RedactOptions;
-    use crate::sink::samples;
-
-    const COLUMNS: [(&str, ColumnType); 5] = [
-        ("db.system.name", ColumnType::Text),
-        ("db.query.text", ColumnType::Text),
-        ("db.query.parameters", ColumnType::Text),
-        ("ecapture.error.message", ColumnType::Text),
-        ("user.name", ColumnType::Text),
-    ];
-
-    fn through(options: &RedactOptions, texts: [&str; 4]) -> (Vec<String>, Vec<&'static str>) {
-        let columns = COLUMNS.iter().map(|(name, ty)| Column::new(name, *ty).unwrap()).collect();
-        let mut schema = Schema::new("mysql").unwrap();
-        schema.push("query", "{db.query.text}", columns).unwrap();
-        let fields: Vec<Field<'_>> = (0..)
-            .zip(["mysql"].into_iter().chain(texts))
-            .map(|(column, text)| Field { column, value: Value::Text(text.as_bytes()) })
-            .collect();
-        let sample = samples::schema();
-        let event = Event {
-            schema: schema.event(0).unwrap(),
-            fields: &fields,
-            flags: Flags(1 << 30 | 1),
-            ..samples::event(&sample, &[])
-        };
-        let mut told = None;
-        Redactor::new(options).unwrap().event(&event, |event| {
-            let text = |field: &Field<'_>| match field.value {
-                Value::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
-                other => panic!("{other:?}"),
-            };
-            assert!(event.flags.partial());
-            told = Some((event.fields.iter().skip(1).map(text).collect(), event.flags.redacted().names().collect()));
-        });
-        told.unwrap()
-    }
-
-    #[test]
-    fn what_is_found_in_one_column_is_in_no_other() {
-        let sql = "CREATE USSR u IDENTIFIED BY 'S3cret'";
-        let (texts, kinds) = through(&RedactOptions::default(), [sql, "[]", "near 'S3cret' at line 1", "bob"]);
-        assert_eq!(texts, ["CREATE USSR u IDENTIFIED BY '[redacted]'", "[]", "near '[redacted]' at line 1", "bob"]);
-        assert_eq!(kinds, ["password"]);
-        let (texts, kinds) = through(&RedactOptions::default(), ["SET PASSWORD = ?", "[\"S3cret\", 1]", "", ""]);
-        assert_eq!(texts[1], "[\"[redacted]\",\"[redacted]\"]");
-        assert_eq!(kinds, ["password"]);
-        let show = RedactOptions { show_secrets: true, ..RedactOptions::default() };
-        assert_eq!(
-            through(&show, [sql, "", "", ""]),
-            (vec![sql.into(), String::new(), String::new(), String::new()], vec![])
-        );
-    }
-
-    #[test]
-    fn literals_and_own_expressions() {
-        let literals = RedactOptions { literals: true, ..RedactOptions::default() };
-        let sql = "select 'x', 17 from t";
-        let (texts, kinds) = through(&literals, [sql, "[\"a\", [1]]", "Duplicate entry 'x'", "bob"]);
-        assert_eq!(texts, ["select ?, ? from t", "[\"?\",\"?\"]", "Duplicate entry ?", "bob"]);
-        assert_eq!(kinds, ["literal"]);
-        let own = RedactOptions { patterns: vec!["b(o)b".into(), "1\\d".into()], ..RedactOptions::default() };
-        let (texts, kinds) = through(&own, [sql, "", "", "bob"]);
-        assert_eq!((texts[0].as_str(), texts[3].as_str()), ("select 'x', [redacted] from t", "b[redacted]b"));
-        assert_eq!(kinds, ["pattern"]);
-    }
-}
+#[path = "event_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use super::http;
 use super::spans::{Kinds, Spans};
 
 /// Without one of these there is nothing to look for: one pass over the bytes, and most texts are through.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 16] = [
     "://",
     "password",
     "passwd",
@@ -24,6 +24,8 @@ const WORDS: [&str; 14] = [
     "access",
     "authorization",
     "cookie",
+    "crypt",
+    "pgp_sym_",
 ];
 
 static PREFILTER: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {

@@ -9,6 +9,10 @@ use crate::statements::lex::{Dialect, Kind, Lexer, Token};
 /// Statements within statements that are looked into; what is deeper and looks suspicious is secret as a whole.
 const DEPTH: u8 = 4;
 
+/// Functions that are given a password or a key.
+const FUNCTIONS: [&str; 7] =
+    ["crypt", "pgp_sym_encrypt", "pgp_sym_decrypt", "aes_encrypt", "aes_decrypt", "old_password", "des_encrypt"];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Idle,
@@ -27,9 +31,49 @@ pub fn scan(sql: &[u8], dialect: Dialect, spans: &mut Spans) -> bool {
     if !inline::suspicious(sql) {
         return false;
     }
-    let mut scan = Scan { sql, dialect, base: 0, spans, parameters: false, level: 0 };
+    let mut scan = Scan { sql, dialect, base: 0, spans, parameters: false, level: 0, text: false };
     scan.run();
     scan.parameters
+}
+
+/// The same in a text that is none by itself, but may hold statements: a word of a command line. Only what begins as a statement does is
+/// read as one, from there to its `;`. `says 'see passwd(1)'` is none.
+pub fn scan_text(text: &[u8], dialect: Dialect, spans: &mut Spans) {
+    if inline::suspicious(text) {
+        Scan { sql: text, dialect, base: 0, spans, parameters: false, level: 0, text: true }.run();
+    }
+}
+
+/// Statements among the texts of a JSON array: values that a server is to execute.
+pub fn scan_array(array: &[u8], dialect: Dialect, spans: &mut Spans) {
+    let mut scan = Scan { sql: array, dialect, base: 0, spans, parameters: false, level: 0, text: false };
+    // The quotes of JSON are read as MySQL's are.
+    for token in Lexer::new(array, Dialect { mysql: true }) {
+        if token.kind == Kind::Text && begins(array.get(token.from..token.to).unwrap_or_default(), dialect) {
+            scan.within(token, false);
+        }
+    }
+}
+
+/// What statements begin with that may have a password in them.
+const VERBS: [&str; 24] = [
+    "alter", "begin", "call", "change", "copy", "create", "delete", "do", "exec", "execute", "explain", "grant",
+    "insert", "import", "merge", "perform", "prepare", "replace", "select", "set", "start", "update", "upsert", "with",
+];
+
+/// How far a text is read as a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// Whatever comes is one.
+    All,
+    /// What begins here may be one.
+    Begins,
+    /// One that may name a secret without quotes: it is about users.
+    Users,
+    /// Another one.
+    Statement,
+    /// Prose.
+    Nothing,
 }
 
 struct Scan<'a, 's> {
@@ -39,6 +83,8 @@ struct Scan<'a, 's> {
     spans: &'s mut Spans,
     parameters: bool,
     level: u8,
+    /// Not all of it is SQL.
+    text: bool,
 }
 
 impl Scan<'_, '_> {
@@ -52,6 +98,7 @@ impl Scan<'_, '_> {
 
     fn run(&mut self) {
         let (mut state, mut depth) = (State::Idle, 0_u32);
+        let mut reads = if self.text { Reads::Begins } else { Reads::All };
         for token in Lexer::new(self.sql, self.dialect) {
             match token.kind {
                 Kind::Space => continue,
@@ -60,6 +107,17 @@ impl Scan<'_, '_> {
                     continue;
                 }
                 _ => {}
+            }
+            if reads != Reads::All {
+                reads = self.reads(reads, token);
+                if matches!(reads, Reads::Begins | Reads::Nothing) {
+                    state = State::Idle;
+                    // What stands in quotes may be one.
+                    if matches!(token.kind, Kind::Text | Kind::Dollar | Kind::Name) {
+                        self.within(token, token.kind == Kind::Dollar);
+                    }
+                    continue;
+                }
             }
             if state == State::After {
                 state = match token.kind {
@@ -78,7 +136,9 @@ impl Scan<'_, '_> {
             state = match state {
                 State::Idle | State::After => self.idle(token),
                 State::Identified => match token.kind {
-                    Kind::Word if self.is_one_of(token, &["by", "as", "using"]) => State::Armed(true),
+                    Kind::Word if self.is_one_of(token, &["by", "as", "using"]) => {
+                        State::Armed(matches!(reads, Reads::All | Reads::Users))
+                    }
                     Kind::Other(b';' | b',' | b')') => State::Idle,
                     _ => State::Identified,
                 },
@@ -88,11 +148,26 @@ impl Scan<'_, '_> {
                     Kind::Other(b';') => State::Idle,
                     _ => State::For,
                 },
+                // The number of a manual's section is none.
+                State::Armed(false) if token.kind == Kind::Number && reads != Reads::All => State::Idle,
                 State::Armed(bare) => self.armed(token, bare, &mut depth),
             };
             if !matches!(state, State::Armed(_)) {
                 depth = 0;
             }
+        }
+    }
+
+    /// What a token makes of what was read before it.
+    fn reads(&self, before: Reads, token: Token) -> Reads {
+        match (before, token.kind) {
+            (_, Kind::Other(b';')) => Reads::Begins,
+            // `(SELECT …)`
+            (Reads::Begins, Kind::Other(b'(')) => Reads::Begins,
+            (Reads::Begins, Kind::Word) if self.is_one_of(token, &["alter", "create", "grant"]) => Reads::Users,
+            (Reads::Begins, Kind::Word) if self.is_one_of(token, &VERBS) => Reads::Statement,
+            (Reads::Begins, _) => Reads::Nothing,
+            (before, _) => before,
         }
     }
 
@@ -105,6 +180,7 @@ impl Scan<'_, '_> {
         match token.kind {
             Kind::Word if self.is_one_of(token, &["identified"]) => State::Identified,
             Kind::Word | Kind::Name if is_secret_name(self.text(token)) => State::Armed(false),
+            Kind::Word if self.is_one_of(token, &FUNCTIONS) && self.calls(token) => State::Armed(false),
             Kind::Text if is_secret_name(self.text(token)) && token.to - token.from < 40 => State::Armed(false),
             Kind::Text => {
                 self.within(token, false);
@@ -116,6 +192,12 @@ impl Scan<'_, '_> {
             }
             _ => State::Idle,
         }
+    }
+
+    /// Whether a bracket follows.
+    fn calls(&self, token: Token) -> bool {
+        let next = self.sql.get(token.end..).unwrap_or_default();
+        next.iter().take(16).find(|byte| !byte.is_ascii_whitespace()) == Some(&b'(')
     }
 
     fn armed(&mut self, token: Token, bare: bool, depth: &mut u32) -> State {
@@ -207,18 +289,30 @@ impl Scan<'_, '_> {
         inline::scan(sql, base, self.spans);
         let (dialect, level) = (self.dialect, self.level + 1);
         if exact {
-            let mut inner = Scan { sql, dialect, base, spans: self.spans, parameters: false, level };
+            let text = self.text;
+            let mut inner = Scan { sql, dialect, base, spans: self.spans, parameters: false, level, text };
             inner.run();
             self.parameters |= inner.parameters;
             return;
         }
         let mut spans = Spans::default();
-        Scan { sql, dialect, base, spans: &mut spans, parameters: false, level }.run();
+        let text = self.text;
+        Scan { sql, dialect, base, spans: &mut spans, parameters: false, level, text }.run();
         // An escaped quote looks like an empty literal with the secret behind it.
-        if let Some(first) = spans.first().or_else(|| doubled(sql, dialect).map(|at| base + at)) {
+        if let Some(first) = spans
+            .first()
+            .or_else(|| doubled(sql, dialect).filter(|_| !text || begins(sql, dialect)).map(|at| base + at))
+        {
             self.spans.add(first, base + sql.len(), Kinds::PASSWORD);
         }
     }
+}
+
+/// Whether a text begins as a statement does.
+fn begins(sql: &[u8], dialect: Dialect) -> bool {
+    let first = Lexer::new(sql, dialect).find(|token| !matches!(token.kind, Kind::Space | Kind::Comment));
+    let first = first.and_then(|token| sql.get(token.from..token.to)).unwrap_or_default();
+    VERBS.iter().any(|verb| first.eq_ignore_ascii_case(verb.as_bytes()))
 }
 
 /// Where a secret begins whose quotes are doubled.

@@ -159,6 +159,14 @@ fn passwords_in_commands_are_found() {
         "bash -c \"curl -u a:S3cret h\"",
         "mysql -pS3cr\\et\\S3cret",
         "mysql --password='S3cret",
+        "mysql -e\"CREATE USER u IDENTIFIED BY 'S3cret'\"",
+        "mysql --execute=\"use mysql; ALTER USER u IDENTIFIED BY 'S3cret'\"",
+        "mysql <<EOF\nuse shop;\nCREATE USER u IDENTIFIED BY 'S3cret';\nEOF",
+        "sqlplus / <<EOF\nALTER USER scott IDENTIFIED BY S3cret;\nEOF",
+        "python3 -c 'db.execute(\"ALTER ROLE r PASSWORD $$S3cret$$\")'",
+        "psql <<< \"ALTER ROLE r PASSWORD 'S3cret'\"",
+        "echo \"ALTER ROLE r PASSWORD 'S3cret'\" | psql",
+        "ssh h \"psql -c \\\"ALTER ROLE r PASSWORD 'S3cret'\\\"\"",
     ] {
         let out = shell(line);
         assert!(!out.contains("S3cret") && out.contains("[redacted]"), "{line}: {out}");
@@ -182,6 +190,18 @@ fn other_commands_stay() {
         "cp -a /a /b",
         "cat <<EOF\ntext of 'somebody\nEOF",
         "tar -czf x.tgz . 2>&1 | tee log",
+        // Prose about passwords.
+        "git commit -m 'see passwd(1) and crypt(3)'",
+        "git commit -m \"users are identified by an address\"",
+        "git commit -m 'Create users that are; identified by an address'",
+        "echo 'the password is identified by a 17 digit number'",
+        "man 5 passwd",
+        "grep -r 'password: str' src",
+        "git log --grep='password (1)'",
+        "echo 'Set passwd(1) apart'",
+        "echo 'Create passwd(1) anew'",
+        "git commit -m \"Select a password (2 of 3)\"",
+        "echo \"it's password 1\"",
     ] {
         assert_eq!(shell(line), line);
     }

@@ -15,7 +15,7 @@ fn header(name: &str, value: Option<&[u8]>) -> Header {
 pub fn exchange() -> Exchange {
     let asked = Message {
         headers: vec![header("Host", Some(b"h")), header("X-\"\n", Some(b"\xff")), header("Cookie", None)],
-        body: Body { bytes: b"a=1\nb\x1b".to_vec(), decoded: 6, wire: 6, ..Body::default() },
+        body: Body { bytes: b"a=1\nb\x1b".to_vec(), decoded: 6, wire: 6, ..Body::default() }.into(),
         complete: true,
         ..Message::default()
     };
@@ -28,7 +28,8 @@ pub fn exchange() -> Exchange {
             wire: 9,
             problem: Some("broken gzip data".into()),
             ..Body::default()
-        },
+        }
+        .into(),
         missing: 3,
         ..Message::default()
     };

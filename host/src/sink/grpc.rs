@@ -132,7 +132,7 @@ pub mod tests {
             [&b"\0\0\0\0\x03\x08\x96\x01"[..], b"\0\0\0\0\x07\x12\x05a\xe2\x80\xaeb", b"\0\0\0\0\x09\x08"].concat();
         let body = Body { decoded: bytes.len() as u64, wire: bytes.len() as u64, bytes, ..Body::default() };
         let headers = vec![header("content-type", "application/grpc")];
-        let message = Message { headers, body, complete: true, ..Message::default() };
+        let message = Message { headers, body: body.into(), complete: true, ..Message::default() };
         Exchange { response: Some(Response { message, ..Response::default() }), ..Exchange::default() }
     }
 

@@ -1,5 +1,7 @@
 //! What a parser makes out of the bytes of a connection: requests with their responses, whatever the protocol.
 
+use std::sync::Arc;
+
 use super::body::Body;
 
 /// Which way bytes go, seen from the process.
@@ -79,8 +81,8 @@ pub struct Message {
     pub headers: Vec<Header>,
     /// Trailers in their order.
     pub trailers: Vec<Header>,
-    /// The body, decoded.
-    pub body: Body,
+    /// The body, decoded. Shared: whoever changes something else of the message need not copy it.
+    pub body: Arc<Body>,
     /// Monotonic, ns: the call that had the first byte.
     pub began_ns: u64,
     /// Monotonic, ns: the call that had the last byte; 0 while it is not complete.

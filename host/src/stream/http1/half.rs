@@ -342,7 +342,7 @@ impl Half {
             // What has ended too early is no fault of the encoding.
             body.problem = body.problem.filter(|why| !why.starts_with("it ends before"));
         }
-        message.body = body;
+        message.body = body.into();
         message.complete = complete;
         message.ended_ns = self.last_ns;
     }

@@ -310,7 +310,7 @@ impl Half {
         Message {
             headers,
             trailers: self.trailers,
-            body,
+            body: body.into(),
             began_ns: self.began_ns,
             ended_ns: self.ended_ns,
             missing: self.missing,
