@@ -1,6 +1,9 @@
 //! Secrets in command lines: words as a shell splits them, the options of well-known programs that take a password, assignments,
 //! URLs, headers, statements in quotes, and what is piped or fed into programs that read a password.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use super::spans::{Kinds, Spans};
 use super::words::{Token, Word, after_nul, tokens};
 use super::{inline, sql};
@@ -20,7 +23,8 @@ enum Part {
     Attached,
 }
 
-type Rule = (&'static [&'static str], &'static [(&'static str, Part)]);
+type Options = &'static [(&'static str, Part)];
+type Rule = (&'static [&'static str], Options);
 
 const RULES: &[Rule] = &[
     (
@@ -97,6 +101,12 @@ const RULES: &[Rule] = &[
 /// Those that log in somewhere with `login -p`.
 const LOGIN: &[&str] = &["docker", "podman", "buildah", "skopeo", "helm", "nerdctl", "crane", "oc", "az", "regctl"];
 
+/// The options of a program, by its name: every word is looked up.
+static PROGRAMS: LazyLock<HashMap<&[u8], Options>> = LazyLock::new(|| {
+    let all = RULES.iter().flat_map(|(names, options)| names.iter().map(|name| (name.as_bytes(), *options)));
+    all.collect()
+});
+
 fn base_name(word: &[u8]) -> &[u8] {
     word.rsplit(|b| *b == b'/').next().unwrap_or_default()
 }
@@ -166,7 +176,7 @@ fn feeds(words: &[Word], secret: bool, found: &mut dyn FnMut(usize, usize, Kinds
 
 /// One simple command. True: what it reads is a password.
 fn command(words: &[Word], level: u8, found: &mut dyn FnMut(usize, usize, Kinds)) -> bool {
-    let mut rule: &[(&str, Part)] = &[];
+    let mut rule: Options = &[];
     let (mut reads, mut logs_in, mut program): (bool, bool, &[u8]) = (false, false, b"");
     let mut whole: Option<Part> = None;
     for (number, word) in words.iter().enumerate() {
@@ -178,8 +188,8 @@ fn command(words: &[Word], level: u8, found: &mut dyn FnMut(usize, usize, Kinds)
             }
         }
         let name = base_name(value);
-        if let Some((_, options)) = RULES.iter().find(|(names, _)| names.iter().any(|n| n.as_bytes() == name)) {
-            (rule, program) = (options, name);
+        if let Some(options) = PROGRAMS.get(name) {
+            (rule, program) = (*options, name);
         } else if matches!(
             name,
             b"chpasswd"
