@@ -28,6 +28,7 @@ struct command {
 	__u16 in_result_set;
 	__u16 eof_announced;  /* net_send_eof ran: the OK packet that it may send itself ends the same result */
 	__u16 has_statement;
+	__u16 described;      /* MariaDB: a parameter of the new statement was about to be described */
 	__u64 data[4];        /* for what is read of the target: the stack has no room */
 	__u64 parameters[3];  /* MySQL: array of parameters, its entries, whether types were sent (one byte) */
 };
@@ -143,6 +144,12 @@ ECAP_INLINE int wants_parameters(struct command *command)
 {
 	return command->end.head.command == MYSQL_COM_STMT_PREPARE && command->has_statement &&
 	       !(command->end.flags & MYSQL_END_PARAMETERS);
+}
+
+ECAP_INLINE int none_described(struct pt_regs *ctx, struct command *command)
+{
+	struct mysql_layout *row = ecap_layout(ctx);
+	return row && row->parameters == MYSQL_PARAMETERS_ASKED && !command->described && !command->end.errors;
 }
 
 ECAP_INLINE int names_statement(__u32 command)
@@ -402,9 +409,13 @@ ECAP_INLINE int command_end(struct pt_regs *ctx)
 		command->end.flags |= MYSQL_END_SUSPENDED;
 	if (!command->end.results)
 		command->end.flags |= MYSQL_END_NO_STATUS;
-	/* Neither parameters nor columns were described. */
-	if (wants_parameters(command) && command->end.returned != PUT_ASIDE)
+	/* No parameter was described. */
+	if (wants_parameters(command) && command->end.returned != PUT_ASIDE) {
 		read_prepared(ctx, command);
+		/* Columns have filled the buffer since: then it is known all the same that there are none. */
+		if (none_described(ctx, command))
+			command->end.flags |= MYSQL_END_PARAMETERS;
+	}
 	if (command->has_statement && !command->end.errors)
 		command->end.flags |= MYSQL_END_PREPARED;
 	command->end.head.kind = MYSQL_END;
@@ -436,14 +447,17 @@ int mysql_command_end__exit(struct pt_regs *ctx)
 	return command_end(ctx);
 }
 
-/* Descriptions of a new statement's parameters, or of its columns, are about to be written behind the packet that counts them.
- * MariaDB: _ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj, no argument is used. */
+/* Descriptions of a new statement's parameters are about to be written behind the packet that counts them.
+ * MariaDB: _ZN10Item_param15make_send_fieldEP3THDP10Send_field, or else _ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj, which
+ * every result set passes as well; no argument is used. */
 SEC("uprobe")
 int mysql_describe(struct pt_regs *ctx)
 {
 	struct command *command = current_command();
-	if (command && wants_parameters(command))
+	if (command && wants_parameters(command)) {
+		command->described = 1;
 		read_prepared(ctx, command);
+	}
 	return 0;
 }
 

@@ -167,10 +167,11 @@ enum mysql_statement_call {
 	MYSQL_STATEMENT_LISTED = 2, /* (this, THD *, Statement *): the id is in Statement */
 };
 
-/* Whether MySQL's COM_DATA is known as far as the parameters of a prepared statement. */
+/* How the parameters of a prepared statement can be had. */
 enum mysql_parameter_layout {
 	MYSQL_PARAMETERS_UNKNOWN = 0,
 	MYSQL_PARAMETERS_NAMED = 1, /* MySQL 8.0.23 and later: PS_PARAM has a name, for the attributes of a query */
+	MYSQL_PARAMETERS_ASKED = 2, /* MariaDB: mysql_describe is on a function that describes a parameter and nothing else */
 };
 
 /* One row of `ecap_layouts`, 32 bytes, written by the detector for one target file. */

@@ -127,8 +127,9 @@ fn values_of_all_types_are_those_that_were_sent() {
     assert_eq!(client.execute_typed(thousand, &values, true).unwrap().error, None);
     expected.push(((0..1000).collect(), false));
 
-    // None at all, with columns and without.
-    for none in [&b"select 1, 2, 3"[..], b"set @a = 1"] {
+    // None at all, with columns, with more columns than the server's buffer has room for, and without.
+    let wide = format!("select {}", vec!["1 as a_rather_long_name_of_a_column"; 1500].join(","));
+    for none in [&b"select 1, 2, 3"[..], wide.as_bytes(), b"set @a = 1"] {
         let none = client.prepare(none).unwrap().unwrap();
         assert_eq!(client.execute_typed(none, &[], false).unwrap().error, None);
         expected.push((json!(null), false));

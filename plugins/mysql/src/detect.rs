@@ -160,7 +160,8 @@ fn statement_id(image: &impl Image, convention: &Convention, notes: &mut Vec<Str
 /// those of the published headers since 8.0.23, which is when parameters got names; 9.7 was looked at.
 fn parameters(image: &impl Image, convention: &Convention, version: &Version, notes: &mut Vec<String>) -> u32 {
     if convention.id != product::MYSQL {
-        return parameter_layout::UNKNOWN;
+        let asked = image.has_function(convention::DESCRIBE_PARAMETER);
+        return if asked { parameter_layout::ASKED } else { parameter_layout::UNKNOWN };
     }
     let taken = version::parts(&version.text).is_some_and(|v| ([8, 0, 23]..[10, 0, 0]).contains(&v));
     let executes = image.has_function(convention::MYSQL_EXECUTE);

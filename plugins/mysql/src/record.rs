@@ -63,6 +63,8 @@ pub mod parameter_layout {
     pub const UNKNOWN: u32 = 0;
     /// `MYSQL_PARAMETERS_NAMED`.
     pub const NAMED: u32 = 1;
+    /// `MYSQL_PARAMETERS_ASKED`.
+    pub const ASKED: u32 = 2;
 }
 
 /// `enum mysql_end_flags`.

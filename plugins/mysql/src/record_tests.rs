@@ -86,6 +86,7 @@ fn values_are_those_of_the_header() {
     has("MYSQL_START_VALUES", start_flag::VALUES.to_string());
     has("MYSQL_PARAMETERS_UNKNOWN", parameter_layout::UNKNOWN.to_string());
     has("MYSQL_PARAMETERS_NAMED", parameter_layout::NAMED.to_string());
+    has("MYSQL_PARAMETERS_ASKED", parameter_layout::ASKED.to_string());
     has("MYSQL_LOGIN_USER", login_flag::USER.to_string());
     has("MYSQL_LOGIN_DATABASE", login_flag::DATABASE.to_string());
     has("MYSQL_LOGIN_PEER", login_flag::PEER.to_string());

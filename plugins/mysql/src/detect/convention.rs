@@ -49,6 +49,8 @@ const MARIADB_DISPATCH: &[&str] = &[
 const MYSQL_DISPATCH: &[&str] = &["_Z16dispatch_commandP3THDPK8COM_DATA19enum_server_command"];
 /// Executes a prepared statement of MySQL with PS_PARAM.
 pub const MYSQL_EXECUTE: &str = "_Z19mysqld_stmt_executeP3THDP18Prepared_statementbmP8PS_PARAM";
+/// Describes a parameter of MariaDB.
+pub const DESCRIBE_PARAMETER: &str = "_ZN10Item_param15make_send_fieldEP3THDP10Send_field";
 /// The constructor of MariaDB's Statement.
 pub const STATEMENT: &str = "_ZN9StatementC2EP3LEXP11st_mem_rootN11Query_arena10enum_stateEm";
 /// Puts one into the list of its connection.
@@ -125,7 +127,13 @@ pub static MARIADB: Convention = Convention {
         eof_copy(&["_ZN8Protocol8send_eofEjj"], 3, eof::WITHOUT_THD),
         eof_copy(&["_ZN8Protocol22end_partial_result_setEP3THD"], 0, eof::PARTIAL),
         hook("mysql_error", &["_ZN8Protocol21net_send_error_packetEP3THDjPKcS3_"], 5, NO_ERROR),
-        hook("mysql_describe", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], 0, NO_PARAMETERS),
+        // Only statements that are prepared have parameters to describe, every SELECT has columns: a trap for each would be dear.
+        hook(
+            "mysql_describe",
+            &[DESCRIBE_PARAMETER, "_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"],
+            0,
+            NO_PARAMETERS,
+        ),
         at_return("mysql_result_set", &["_ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj"], NO_ROWS),
         // Not Query_cache::send_result_to_client: it would tell an answer out of the cache from other silent successes, which
         // nobody is shown, and two traps for each SELECT of all servers are a high price for it.
