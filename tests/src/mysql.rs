@@ -89,6 +89,12 @@ pub struct Answer {
     pub rows: u64,
     /// Rows that the statement changed.
     pub affected: u64,
+    /// The last id that was made and is not 0.
+    pub insert_id: u64,
+    /// Warnings of the last result.
+    pub warnings: u16,
+    /// Results: sets of rows, and words that something is done.
+    pub results: u64,
 }
 
 /// A prepared statement of a connection.
@@ -425,7 +431,7 @@ impl Client {
                 if row.first() == Some(&0xff) {
                     return Err(io::Error::other(format!("{:?}", error(&row))));
                 }
-                if let Some(status) = self.end_of_rows(&row) {
+                if let Some((status, _)) = self.end_of_rows(&row) {
                     break status & LAST_ROW_SENT != 0;
                 }
                 rows += 1;
@@ -469,16 +475,18 @@ impl Client {
         let mut answer = Answer::default();
         loop {
             let (_, packet) = self.read_packet()?;
-            let status = match packet.first() {
+            answer.results += 1;
+            let (status, warnings) = match packet.first() {
                 Some(0xff) => {
                     answer.error = Some(error(&packet));
                     return Ok(answer);
                 }
                 Some(0) => {
                     let (affected, rest) = length(&packet[1..]);
-                    let (_, rest) = length(rest);
+                    let (insert_id, rest) = length(rest);
                     answer.affected += affected;
-                    u16::from_le_bytes([rest[0], rest[1]])
+                    answer.insert_id = if insert_id > 0 { insert_id } else { answer.insert_id };
+                    two_words(rest)
                 }
                 _ => {
                     self.definitions(length(&packet).0)?;
@@ -488,13 +496,14 @@ impl Client {
                             answer.error = Some(error(&row));
                             return Ok(answer);
                         }
-                        if let Some(status) = self.end_of_rows(&row) {
-                            break status;
+                        if let Some(end) = self.end_of_rows(&row) {
+                            break end;
                         }
                         answer.rows += 1;
                     }
                 }
             };
+            answer.warnings = warnings;
             if status & MORE_RESULTS == 0 {
                 return Ok(answer);
             }
@@ -513,15 +522,15 @@ impl Client {
         Ok(())
     }
 
-    /// The server's status, if the packet is the end of rows and not a row.
-    fn end_of_rows(&self, packet: &[u8]) -> Option<u16> {
+    /// The server's status and the number of warnings, if the packet is the end of rows and not a row.
+    fn end_of_rows(&self, packet: &[u8]) -> Option<(u16, u16)> {
         if self.without_eof && packet.first() == Some(&0xfe) {
             // An OK packet: rows affected, insert id, status.
             let (_, rest) = length(&packet[1..]);
             let (_, rest) = length(rest);
-            return Some(u16::from_le_bytes([rest[0], rest[1]]));
+            return Some(two_words(rest));
         }
-        is_eof(packet).then(|| u16::from_le_bytes([packet[3], packet[4]]))
+        is_eof(packet).then(|| two_words(&packet[1..])).map(|(warnings, status)| (status, warnings))
     }
 
     fn write_packet(&mut self, mut sequence: u8, body: &[u8]) -> io::Result<()> {
@@ -564,6 +573,10 @@ fn plugin_of(hello: &[u8]) -> &[u8] {
     let hello = hello.strip_suffix(&[0]).unwrap_or(hello);
     let at = hello.iter().rposition(|b| *b == 0).map_or(0, |nul| nul + 1);
     &hello[at..]
+}
+
+fn two_words(bytes: &[u8]) -> (u16, u16) {
+    (u16::from_le_bytes([bytes[0], bytes[1]]), u16::from_le_bytes([bytes[2], bytes[3]]))
 }
 
 fn is_eof(packet: &[u8]) -> bool {

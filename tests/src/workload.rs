@@ -145,11 +145,14 @@ fn compare_outcome(answer: &Answer, event: &Value, place: &str) {
         }
         None => {
             assert_eq!(event["ecapture.outcome"], "ok", "{place}");
-            if answer.rows > 0 {
-                assert_eq!(event["db.response.returned_rows"], answer.rows, "{place}");
-            }
-            if answer.affected > 0 {
-                assert_eq!(event["ecapture.rows_affected"], answer.affected, "{place}");
+            let number = |column: &str| event[column].as_u64().unwrap_or(0);
+            let insert_id: u64 = event["ecapture.last_insert_id"].as_str().map_or(0, |id| id.parse().unwrap());
+            assert_eq!(number("db.response.returned_rows"), answer.rows, "{place}");
+            assert_eq!(number("ecapture.rows_affected"), answer.affected, "{place}");
+            assert_eq!(insert_id, answer.insert_id, "{place}");
+            assert_eq!(number("ecapture.warnings"), u64::from(answer.warnings), "{place}: {event}");
+            if event["event.name"] != "mysql.prepare" {
+                assert_eq!(event["ecapture.results"].as_u64().unwrap_or(1), answer.results, "{place}: {event}");
             }
         }
     }

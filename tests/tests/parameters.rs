@@ -406,6 +406,7 @@ fn results_of_procedures_and_of_several_statements_are_counted() {
     // Two result sets of the procedure, one with a warning, and its own status.
     assert_eq!(queries.len(), 3);
     assert_eq!(results(queries[0])[..2], [4, 4]);
+    assert_eq!(results(queries[0])[3], u64::from(called.warnings), "{}", queries[0]);
     assert_eq!(results(queries[1]), [6, 4, 6, 0]);
     assert_eq!(queries[1]["ecapture.last_insert_id"], "5");
     assert_eq!(results(queries[2])[..2], [1, 2]);

@@ -68,6 +68,17 @@ fn outcomes(mut client: Client, product: &str) -> workload::Script {
     assert!(ask(&mut client, b"show warnings").error.is_none());
     assert_eq!(ask(&mut client, b"show databases like 'shop'").rows, 1);
 
+    // Ids that the server makes, and warnings: of the last result.
+    ask(&mut client, b"create table shop.i (a int auto_increment primary key, b int)");
+    assert_eq!(ask(&mut client, b"insert into shop.i (b) values (1), (2)").insert_id, 1);
+    let three = ask(
+        &mut client,
+        b"insert into shop.i (b) values (3); update shop.i set b = 0; insert into shop.i (a) values (17)",
+    );
+    assert_eq!((three.affected, three.insert_id, three.results), (5, 17, 3));
+    assert_eq!(ask(&mut client, b"select cast('x' as signed), cast('y' as signed)").warnings, 2);
+    assert_eq!(ask(&mut client, b"select 1; select cast('x' as signed)").warnings, 1);
+    assert_eq!(ask(&mut client, b"drop table if exists shop.nothing").warnings, 1);
     let text = b"insert into shop.t values (?, ?)";
     let insert = client.prepare(text).unwrap().unwrap();
     said.push(Said { event: "mysql.prepare", text: text.to_vec(), answer: Answer::default() });
