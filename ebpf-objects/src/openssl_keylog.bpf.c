@@ -76,6 +76,13 @@ ECAP_INLINE int is_known(__u64 ssl)
 /* The probe stands where the function hands everything on: its number says which register holds what. */
 #define HANDED(field) ((field) >> 31)
 
+/* The function chooses between places of the client random: a client that offers ECH has a second one. This program runs for
+ * each of them. */
+#define SEVERAL(field) (((field) >> 30 & 1) && !HANDED(field))
+
+/* Where a pointer is that leads to the client random, and 1; 0: there is none on the way. */
+#define THROUGH(field) ((field) >> 16 & 0x3fff)
+
 ECAP_INLINE __u64 register_of(struct pt_regs *ctx, __u32 position)
 {
 	switch (position & 7) {
@@ -105,9 +112,20 @@ ECAP_INLINE __u64 random_of(struct pt_regs *ctx, __u64 ssl, __u32 field)
 
 	if (HANDED(field))
 		return register_of(ctx, field >> 18);
-	if (field >> 16 && ecap_read_user(&from, ssl + (field >> 16) - 1))
+	if (THROUGH(field) && ecap_read_user(&from, ssl + THROUGH(field) - 1))
 		return 0;
 	return from + (field & 0xffff);
+}
+
+/* The place that a connection has no use for is zeros; eight of them in a random number are as good as impossible. One variable
+ * for all that is read: the stack is short. */
+ECAP_INLINE int is_empty(struct pt_regs *ctx, __u32 field)
+{
+	__u64 word = ecap_arg0(ctx);
+
+	if (!SEVERAL(field) || (THROUGH(field) && ecap_read_user(&word, word + THROUGH(field) - 1)))
+		return 0;
+	return !ecap_read_user(&word, word + (field & 0xffff)) && !word;
 }
 
 ECAP_INLINE __u16 label_at(struct pt_regs *ctx, __u64 label)
@@ -126,13 +144,14 @@ ECAP_INLINE __u16 label_at(struct pt_regs *ctx, __u64 label)
 SEC("uprobe")
 int openssl_secret(struct pt_regs *ctx)
 {
-	struct ecap_message m = ecap_message(ctx);
 	__u32 field = ecap_probe_arg(ctx);
+	struct ecap_message m;
 	struct openssl_secret *s;
 	__u64 random, length, label;
 
-	if (!ecap_wanted())
+	if (!ecap_wanted() || is_empty(ctx, field))
 		return 0;
+	m = ecap_message(ctx);
 	note(ARGUMENT(ctx, field, 0), KEYS_SEEN, BPF_ANY);
 	s = ecap_begin(&m, OPENSSL_STREAM_SECRETS, sizeof(*s), 0, 0, 0);
 	if (!s)

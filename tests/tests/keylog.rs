@@ -468,6 +468,65 @@ fn boringssl(test: &str, stripped: bool) {
     assert!(seen.keys().eq(expected.iter()), "{:?} for {expected:?}", seen.keys());
 }
 
+/// OpenSSL 4 inside of a library of another language, both ends in one process.
+#[test]
+fn openssl_inside_of_cryptography() {
+    let test = "openssl_inside_of_cryptography";
+    skip_unless_possible!(test);
+    skip_if!(test, needs::program(PYTHON, "python3"));
+    let package = wheel!(test, "cryptography");
+    for needed in ["pyOpenSSL", "cffi", "pycparser", "typing_extensions"] {
+        let _ = wheel!(test, needed);
+    }
+    let (served, copy, dir) = (Library::installed(), tempfile::tempdir().unwrap(), open_dir());
+    let status = Command::new("cp").arg("-a").arg(package.join(".")).arg(copy.path()).status();
+    assert!(status.unwrap().success());
+    set_permissions(copy.path(), Permissions::from_mode(0o755)).unwrap();
+    let library = file(copy.path(), "_rust.abi3");
+    let keys = Keys::start("--libssl", library.to_str().unwrap());
+    let script = "
+import sys
+from OpenSSL import SSL
+log = open(sys.argv[3], 'ab')
+for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION) * 3:
+    ends = [SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD)]
+    for context in ends:
+        context.set_min_proto_version(version)
+        context.set_max_proto_version(version)
+    ends[1].use_certificate_file(sys.argv[1])
+    ends[1].use_privatekey_file(sys.argv[2])
+    ends[0].set_keylog_callback(lambda connection, line: log.write(line + bytes([10])))
+    client, server = [SSL.Connection(context) for context in ends]
+    client.set_connect_state()
+    server.set_accept_state()
+    done = [False, False]
+    while not all(done):
+        for number, (one, other) in enumerate([(client, server), (server, client)]):
+            try:
+                one.do_handshake()
+                done[number] = True
+            except SSL.WantReadError:
+                pass
+            try:
+                other.bio_write(one.bio_read(65536))
+            except SSL.WantReadError:
+                pass
+";
+    let wheels = package.parent().unwrap();
+    let others = ["pyOpenSSL", "cffi", "pycparser", "typing_extensions"].map(|name| wheels.join(name));
+    let path = std::env::join_paths([copy.path().to_path_buf()].iter().chain(&others)).unwrap();
+    let log = dir.path().join("theirs");
+    let mut command = served.command(Path::new(PYTHON));
+    command.env("PYTHONPATH", path).args(["-c", script]).arg(served.certificate()).arg(served.key()).arg(&log);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (seen, _) = keys.stop();
+    let expected = lines(&std::fs::read_to_string(&log).unwrap());
+    assert_eq!(expected.len(), 18, "three of TLS 1.2, three of TLS 1.3 with five lines each");
+    assert!(seen.keys().eq(expected.iter()), "{:?} for {expected:?}", seen.keys());
+    assert!(seen.values().all(|count| *count == 2), "both ends have each line: {seen:?}");
+}
+
 /// Nobody reads a label before it is logged, so the kernel may have to know it by its place.
 #[test]
 fn labels_that_are_not_in_memory() {

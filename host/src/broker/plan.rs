@@ -9,7 +9,7 @@ use ecapture_plugin_api::plan::{
 };
 
 use crate::bpf::{ObjectSpec, ProgramKind};
-use crate::scout::plan::{FieldAt, Placed};
+use crate::scout::plan::Placed;
 use crate::scout::{PointKind, ProbeWanted, ScoutAnswer, ScoutRequest};
 
 /// Places for one target file, at most; a module that wants more has lost its way.
@@ -273,11 +273,13 @@ pub fn place(
             _ => return Err(PlanError::Scout(format!("{}: {kinds:?} for a {:?}", probe.program, probe.kind))),
         };
         let offsets = place.points.iter().map(|p| p.offset).collect();
-        let arg = match wants_field(probe) {
-            true => field_number(probe, place)?,
-            false => number(probe, place.out)?,
+        let numbers = match wants_field(probe) {
+            true => field_numbers(probe, place)?,
+            false => vec![number(probe, place.out)?],
         };
-        plan.placements.push(Placement { object: probe.object.clone(), program, offsets, arg, is_return });
+        count += place.points.len() * (numbers.len() - 1);
+        let placement = Placement { object: probe.object.clone(), program, offsets, arg: 0, is_return };
+        plan.placements.extend(numbers.into_iter().map(|arg| Placement { arg, ..placement.clone() }));
     }
     plan.placements.sort_by_key(|p| !p.is_return);
     Ok(plan)
@@ -310,15 +312,26 @@ fn wants_field(probe: &Probe) -> bool {
     matches!(&probe.at, Locator::CalleeOfStrings { field: Some(_), .. })
 }
 
-/// The probe's number where the module wants a field's place: all of it is that.
-fn field_number(probe: &Probe, place: &Placed) -> Result<u32, PlanError> {
-    let number = match (place.field, place.handed) {
-        _ if probe.arg != 0 || place.out.is_some() => None,
-        (Some(_), Some(handed)) => handed.number(),
-        (field, None) => field.and_then(FieldAt::number),
-        (None, Some(_)) => None,
+/// The probe's numbers where the module wants a field's place: all of each is that.
+fn field_numbers(probe: &Probe, place: &Placed) -> Result<Vec<u32>, PlanError> {
+    let most = match &probe.at {
+        Locator::CalleeOfStrings { field: Some(field), .. } => usize::from(field.most),
+        _ => 0,
     };
-    number.ok_or_else(|| PlanError::Scout(format!("{}: no place {:?} of a field", probe.program, place.field)))
+    let numbers = match (place.field, place.handed) {
+        _ if probe.arg != 0 || place.out.is_some() || place.fields.len() >= most => None,
+        (Some(_), Some(handed)) if place.fields.is_empty() => handed.number().map(|number| vec![number]),
+        (Some(field), None) if place.fields.is_empty() => field.number().map(|number| vec![number]),
+        (Some(field), None) => {
+            let all = std::iter::once(&field).chain(&place.fields);
+            all.map(|field| field.number_of_several()).collect()
+        }
+        _ => None,
+    };
+    numbers.ok_or_else(|| {
+        let places = (place.field, &place.fields);
+        PlanError::Scout(format!("{}: no place {places:?} of a field", probe.program))
+    })
 }
 
 /// The twin of a return program that takes exit points.
@@ -380,6 +393,7 @@ mod tests {
                     found: None,
                     out: None,
                     field: None,
+                    fields: Vec::new(),
                     handed: None,
                 })
                 .collect(),
@@ -398,8 +412,8 @@ mod tests {
 
     #[test]
     fn a_field_is_the_number_when_it_was_asked_for() {
-        use crate::scout::plan::{Cost, Handed};
-        let field = Some(ecapture_plugin_api::plan::Field { argument: 0, bytes: 32 });
+        use crate::scout::plan::{Cost, FieldAt, Handed};
+        let field = Some(ecapture_plugin_api::plan::Field { argument: 0, bytes: 32, most: 2 });
         let at = Locator::CalleeOfStrings { strings: vec!["s".into()], min: 1, field };
         let probe = Probe { at, ..probe(false, 0) };
         assert!(wants_field(&probe));
@@ -410,6 +424,7 @@ mod tests {
             found: None,
             out: None,
             field,
+            fields: Vec::new(),
             handed: None,
             function_offset: 0,
             delta: 0,
@@ -417,7 +432,7 @@ mod tests {
             instruction: String::new(),
             why: String::new(),
         };
-        let number = |field| field_number(&probe, &place(field));
+        let number = |field| field_numbers(&probe, &place(field)).map(|numbers| numbers[0]);
         assert_eq!(number(Some(FieldAt { through: None, at: 0x160 })), Ok(0x160));
         assert_eq!(number(Some(FieldAt { through: Some(0), at: 0xffff })), Ok(0x1_ffff));
         for bad in [None, Some(FieldAt { through: Some(0x7fff), at: 0 })] {
@@ -425,10 +440,18 @@ mod tests {
         }
         let handed = |args, field| {
             let place = place(Some(FieldAt { through: None, at: 0x160 }));
-            field_number(&probe, &Placed { handed: Some(Handed { args, field }), ..place })
+            field_numbers(&probe, &Placed { handed: Some(Handed { args, field }), ..place }).map(|numbers| numbers[0])
         };
         assert_eq!(handed([1, 0, 4, 5, 0, 0], 2), Ok(1 << 31 | 2 << 18 | 5 << 9 | 4 << 6 | 1));
         assert!(handed([1, 0, 4, 6, 0, 0], 2).is_err() && handed([0; 6], 6).is_err());
+        let several = |through, at, count| {
+            let other = FieldAt { through, at };
+            let place = place(Some(FieldAt { through: None, at: 0x160 }));
+            field_numbers(&probe, &Placed { fields: vec![other; count], ..place })
+        };
+        assert_eq!(several(Some(8), 0xcf0, 1), Ok(vec![1 << 30 | 0x160, 1 << 30 | 9 << 16 | 0xcf0]));
+        assert!(several(None, 0xcf0, 2).is_err(), "more than the module takes");
+        assert!(several(Some(0x3fff), 0, 1).is_err(), "too far");
     }
 
     #[test]

@@ -77,31 +77,29 @@ struct State {
     escaped: bool,
 }
 
-/// Finds the field in this function.
-pub(super) fn find(image: &Image<'_>, function: &Function, wanted: &Field) -> Result<FieldAt, String> {
-    let evidence = follow(image, function, wanted)?;
-    let found = evidence.places(i64::from(wanted.bytes));
-    let mut found = found.into_iter();
-    let (Some(place), None) = (found.next(), found.next()) else {
-        let places = evidence.places(i64::from(wanted.bytes)).len();
+/// Finds the places of the field in this function, at least one.
+pub(super) fn find(image: &Image<'_>, function: &Function, wanted: &Field) -> Result<Vec<FieldAt>, String> {
+    let found = follow(image, function, wanted)?.places(i64::from(wanted.bytes));
+    if !(1..=usize::from(wanted.most)).contains(&found.len()) {
         return Err(format!(
             "its code shows {} from which it takes {} bytes of its argument {}",
-            if places == 0 { "no place".to_owned() } else { format!("{places} places") },
+            if found.is_empty() { "no place".to_owned() } else { format!("{} places", found.len()) },
             wanted.bytes,
             wanted.argument
         ));
-    };
+    }
     let narrow = |at: i64| u16::try_from(at).map_err(|_| format!("the field is {at} bytes away: too far to be told"));
-    Ok(FieldAt { through: place.through.map(narrow).transpose()?, at: narrow(place.at)? })
+    let place = |p: Place| Ok(FieldAt { through: p.through.map(narrow).transpose()?, at: narrow(p.at)? });
+    found.into_iter().map(place).collect()
 }
 
 /// "; takes 32 bytes from argument 0 + 0x160".
-pub(super) fn words(wanted: &Field, found: FieldAt) -> String {
-    let from = match found.through {
+pub(super) fn words(wanted: &Field, found: &[FieldAt]) -> String {
+    let from = |found: &FieldAt| match found.through {
         None => format!("argument {} + {:#x}", wanted.argument, found.at),
         Some(through) => format!("what argument {} + {through:#x} points to, + {:#x}", wanted.argument, found.at),
     };
-    format!("; takes {} bytes from {from}", wanted.bytes)
+    format!("; takes {} bytes from {}", wanted.bytes, found.iter().map(from).collect::<Vec<_>>().join(" or "))
 }
 
 /// Where the function, straight on from its first instruction, jumps to another one as its last act, and what the argument

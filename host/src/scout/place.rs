@@ -25,7 +25,7 @@ struct Draft<'r> {
     /// What else the wrappers told.
     wrapped: Option<wrap::Found>,
     /// Where the field is that was asked for.
-    field: Option<FieldAt>,
+    fields: Vec<FieldAt>,
     /// Where things are at the point that was chosen, which is this.
     handed: Option<(u64, Handed)>,
     choice: Choice,
@@ -151,9 +151,9 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
     let (function, wrapped) = known.locate(image, &probe.at)?;
     // The wanted position is one more argument that is read.
     let args = wrapped.as_ref().and_then(|w| w.out).map_or(probe.args, |out| probe.args.max(out + 1));
-    let field = match &probe.at {
-        Locator::CalleeOfStrings { field: Some(wanted), .. } => Some(field::find(image, &function, wanted)?),
-        _ => None,
+    let fields = match &probe.at {
+        Locator::CalleeOfStrings { field: Some(wanted), .. } => field::find(image, &function, wanted)?,
+        _ => Vec::new(),
     };
     let walk = walk(image, &function, args);
     let Some(first) = walk.steps.first() else {
@@ -168,9 +168,9 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
             }
             Choice::Fixed(va)
         }
-        (_, WantedKind::Entry) => match (choose_entry(image, &function, &walk, first, args), &probe.at, field) {
-            (Choice::Stay(why), Locator::CalleeOfStrings { field: Some(wanted), .. }, Some(found)) => {
-                handed = field::handed(image, &function, wanted, found, args);
+        (_, WantedKind::Entry) => match (choose_entry(image, &function, &walk, first, args), &probe.at, &*fields) {
+            (Choice::Stay(why), Locator::CalleeOfStrings { field: Some(wanted), .. }, [found]) => {
+                handed = field::handed(image, &function, wanted, *found, args);
                 let at = |step: &&Step| Some(step.va) == handed.map(|(va, _)| va);
                 choose(image, &function, &walk, first, at, || why.clone())
             }
@@ -178,7 +178,7 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
         },
         (_, WantedKind::Return) => choose_return(image, &function, &walk, first, probe.exit_ok)?,
     };
-    Ok(Draft { probe, function, wrapped, field, handed, choice })
+    Ok(Draft { probe, function, wrapped, fields, handed, choice })
 }
 
 /// Go moves the stack of a running function, so a return address replaced there is a crash.
@@ -354,7 +354,7 @@ fn describe(
     let found = match (&draft.probe.at, &draft.wrapped) {
         (Locator::Behind(wanted), Some(wrapped)) => Some(wrapped.words(wanted, names)),
         (Locator::CalleeOfStrings { min, field: wanted, .. }, _) => {
-            let shown = wanted.as_ref().zip(draft.field).map(|(wanted, at)| field::words(wanted, at));
+            let shown = wanted.as_ref().map(|wanted| field::words(wanted, &draft.fields));
             Some(format!("called with {min} or more of the strings{}", shown.unwrap_or_default()))
         }
         _ => None,
@@ -369,7 +369,8 @@ fn describe(
         function: name.unwrap_or_else(|| format!("function at {function:#x}")),
         found,
         out: draft.wrapped.as_ref().and_then(|wrapped| wrapped.out),
-        field: draft.field,
+        field: draft.fields.first().copied(),
+        fields: draft.fields.iter().skip(1).copied().collect(),
         handed,
         function_offset: image.file_offset(function).unwrap_or_default(),
         delta: first.map_or(0, |p| p.va.wrapping_sub(function).cast_signed()),

@@ -92,6 +92,9 @@ pub struct Placed {
     /// Where the field is that [`Locator::CalleeOfStrings`] asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<FieldAt>,
+    /// Other places that the code may take it from instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<FieldAt>,
     /// The point is where the function hands everything on, and this is where things are then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed: Option<Handed>,
@@ -106,6 +109,9 @@ pub struct Placed {
     /// Why this point, in words.
     pub why: String,
 }
+
+/// Set in the number of a field that has other places as well.
+const SEVERAL: u32 = 1 << 30;
 
 /// Where a [`Field`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,7 +128,13 @@ impl FieldAt {
     #[must_use]
     pub fn number(self) -> Option<u32> {
         let through = self.through.map_or(Some(0), |through| through.checked_add(1))?;
-        (through <= 0x7fff).then_some(u32::from(through) << 16 | u32::from(self.at))
+        (through <= 0x3fff).then_some(u32::from(through) << 16 | u32::from(self.at))
+    }
+
+    /// The same where there are several.
+    #[must_use]
+    pub fn number_of_several(self) -> Option<u32> {
+        self.number().map(|number| number | SEVERAL)
     }
 }
 

@@ -5,7 +5,8 @@
 use super::image::Image;
 use super::stubs::is_stub;
 use super::sweep::{Wanted, spans, targets_of};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
+use super::walk::{ARGUMENTS, writes};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpKind, Register};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Instructions between the load of the string and the call.
@@ -17,8 +18,24 @@ const MAX_STRING: usize = 256;
 /// Places of one string; linkers merge equal ones, so more than a few are not labels.
 const MAX_PLACES: usize = 64;
 
+/// Strings, by number, that lead to a function.
+#[derive(Debug, Default)]
+struct Evidence {
+    /// Some call of it comes soon behind the string.
+    near: BTreeSet<usize>,
+    /// And there the string is in a register for arguments.
+    handed: BTreeSet<usize>,
+}
+
+impl Evidence {
+    fn rank(&self) -> (usize, usize) {
+        (self.near.len(), self.handed.len())
+    }
+}
+
 /// The function that at least `min` of `strings` lead to. More than one such function: the one that strictly most
-/// lead to.
+/// lead to; as many: the one that strictly most are handed to. A compiler that puts the labels of several calls aside to make
+/// one call of them leads from a label to whatever is called in between.
 pub(super) fn callee(image: &Image<'_>, strings: &[String], min: u32) -> Result<u64, String> {
     if strings.is_empty() || strings.len() > MAX_STRINGS || strings.iter().any(|s| s.is_empty() || s.len() > MAX_STRING)
     {
@@ -31,14 +48,14 @@ pub(super) fn callee(image: &Image<'_>, strings: &[String], min: u32) -> Result<
     let places = places(image, strings);
     let ranges = places.keys().map(|va| *va..*va + 1).collect();
     let wanted = Wanted::new(ranges).ok_or("none of the strings is in the file")?;
-    let mut callees: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+    let mut callees = BTreeMap::new();
     for span in spans(image, &wanted, false)? {
         collect_calls(image, span.start, span.end, &places, &mut callees);
     }
     let min = min.max(1) as usize;
-    let mut ranked: Vec<(usize, u64)> = callees.iter().map(|(va, by)| (by.len(), *va)).collect();
-    ranked.retain(|(count, _)| *count >= min);
-    ranked.sort_unstable_by_key(|(count, va)| (std::cmp::Reverse(*count), *va));
+    let mut ranked: Vec<((usize, usize), u64)> = callees.iter().map(|(va, by)| (by.rank(), *va)).collect();
+    ranked.retain(|((near, _), _)| *near >= min);
+    ranked.sort_unstable_by_key(|(rank, va)| (std::cmp::Reverse(*rank), *va));
     match ranked.as_slice() {
         [] => Err(format!("no function is called with {min} of these strings")),
         [(first, _), (second, _), ..] if first == second => {
@@ -74,22 +91,38 @@ fn places(image: &Image<'_>, strings: &[String]) -> BTreeMap<u64, usize> {
     places
 }
 
+/// A string whose address has been loaded.
+#[derive(Clone, Copy)]
+struct Loaded {
+    string: usize,
+    /// Instructions since.
+    waited: u32,
+    /// The register that still has it.
+    register: Option<Register>,
+}
+
 fn collect_calls(
     image: &Image<'_>,
     start: u64,
     end: u64,
     places: &BTreeMap<u64, usize>,
-    callees: &mut BTreeMap<u64, BTreeSet<usize>>,
+    callees: &mut BTreeMap<u64, Evidence>,
 ) {
     let mut decoder = Decoder::with_ip(64, image.bytes(start, end - start), start, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
-    let mut pending: Option<(usize, u32)> = None;
+    let mut facts = InstructionInfoFactory::new();
+    let mut pending: Option<Loaded> = None;
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         if let Some(string) = targets_of(&instruction, image.headers.fixed).find_map(|(va, _)| places.get(&va)) {
-            pending = Some((*string, 0));
+            let register = instruction.op0_register().full_register();
+            pending = Some(Loaded { string: *string, waited: 0, register: Some(register) });
+        } else if let Some(loaded) = &mut pending {
+            let used = facts.info(&instruction).used_registers().iter().filter(|used| writes(used.access()));
+            let mut written = used.map(|used| used.register().full_register());
+            loaded.register = loaded.register.filter(|held| written.all(|register| register != *held));
         }
-        let Some((string, waited)) = pending else { continue };
+        let Some(loaded) = pending else { continue };
         let direct = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64;
         let target = instruction.near_branch_target();
         let calls = match instruction.flow_control() {
@@ -98,10 +131,16 @@ fn collect_calls(
             _ => false,
         };
         pending = if calls && !is_stub(image, target) {
-            callees.entry(target).or_default().insert(string);
+            let evidence = callees.entry(target).or_default();
+            evidence.near.insert(loaded.string);
+            if loaded.register.is_some_and(|register| ARGUMENTS.contains(&register)) {
+                evidence.handed.insert(loaded.string);
+            }
             None
         } else {
-            (waited < PATIENCE).then_some((string, waited + 1))
+            // A function that is called in between leaves no register for arguments as it was.
+            let register = loaded.register.filter(|_| instruction.flow_control() != FlowControl::Call);
+            (loaded.waited < PATIENCE).then_some(Loaded { waited: loaded.waited + 1, register, ..loaded })
         };
     }
 }

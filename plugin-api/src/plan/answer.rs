@@ -246,13 +246,27 @@ pub struct WrapperArgument {
 ///
 /// The host puts where they are into the probe's number: in the low 16 bits their distance from what is pointed to. What
 /// is pointed to is the structure itself if the high 16 bits are 0, else what the pointer points to that is in it at these
-/// bits minus 1. What the code does not show, or shows for more than one place, is not placed.
+/// bits minus 1. What the code does not show, or shows for more than [`most`](Self::most) places, is not placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
     /// Which argument points to the structure, counted from 0: at most 5.
     pub argument: u8,
     /// How many bytes: 16 to 4096. Fewer are too common a number to tell anything.
     pub bytes: u32,
+    /// Between how many places the code may choose, 1 to 4. Where it chooses between several, the program runs once for each of
+    /// them, with bit 30 of its number set: which one counts is for the program to tell.
+    #[serde(default = "one_place", skip_serializing_if = "is_one_place")]
+    pub most: u8,
+}
+
+const MOST_PLACES: u8 = 4;
+
+fn one_place() -> u8 {
+    1
+}
+
+fn is_one_place(most: &u8) -> bool {
+    *most == 1
 }
 
 impl Default for Configured {
@@ -410,6 +424,9 @@ impl Field {
         }
         if !(16..=4096).contains(&self.bytes) {
             return Err(invalid(format!("{at}.bytes"), format!("{}; 16 to 4096 are allowed", self.bytes)));
+        }
+        if !(1..=MOST_PLACES).contains(&self.most) {
+            return Err(invalid(format!("{at}.most"), format!("{}; 1 to {MOST_PLACES} are allowed", self.most)));
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ pub fn detect(bytes: &[u8]) -> Result<Detected, String> {
         at: Locator::CalleeOfStrings {
             strings: LABELS.map(str::to_owned).to_vec(),
             min: ENOUGH.1,
-            field: Some(Field { argument: 0, bytes: 32 }),
+            field: Some(Field { argument: 0, bytes: 32, most: 2 }),
         },
         args: 4,
         arg: 0,

@@ -8,7 +8,7 @@ const STRINGS: [&str; 3] = ["CLIENT_RANDOM", "CLIENT_TRAFFIC_SECRET_0", "EXPORTE
 
 fn wanted(strings: &[&str], min: u32) -> super::ProbeWanted {
     let strings = strings.iter().map(|s| (*s).to_owned()).collect();
-    let field = Some(Field { argument: 0, bytes: 32 });
+    let field = Some(Field { argument: 0, bytes: 32, most: 1 });
     probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min, field }, 4)
 }
 
@@ -24,6 +24,28 @@ fn library(g: &[u8]) -> Vec<u8> {
 
 fn field(g: &[u8]) -> Placed {
     placed(&library(g), wanted(&["LABEL"], 1))
+}
+
+/// `lea r12, [rdi + 0x188]; cmp dword [rdi + 0x78], 0; jne +7; lea r12, [rdi + 0xcf0]; mov rdi, r12; mov esi, 32; call [rip]; ret`
+const CHOOSES: &[u8] = &[
+    0x4c, 0x8d, 0xa7, 0x88, 1, 0, 0, 0x83, 0x7f, 0x78, 0, 0x75, 7, 0x4c, 0x8d, 0xa7, 0xf0, 0x0c, 0, 0, 0x4c, 0x89,
+    0xe7, 0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0, 0xc3,
+];
+
+#[test]
+fn bytes_of_one_place_or_another() {
+    let why = failure(&library(CHOOSES), wanted(&["LABEL"], 1));
+    assert!(why.contains("2 places"), "{why}");
+    let mut of_two = wanted(&["LABEL"], 1);
+    if let Locator::CalleeOfStrings { field: Some(field), .. } = &mut of_two.at {
+        field.most = 2;
+    }
+    let place = placed(&library(CHOOSES), of_two.clone());
+    let at = |at| FieldAt { through: None, at };
+    assert_eq!((place.field, place.fields), (Some(at(0x188)), vec![at(0xcf0)]));
+    assert!(place.found.is_some_and(|f| f.ends_with("from argument 0 + 0x188 or argument 0 + 0xcf0")));
+    let one = placed(&library(HANDS), of_two);
+    assert_eq!((one.field, one.fields), (Some(at(0x160)), Vec::new()));
 }
 
 /// `add rdi, 0x160; mov esi, 32; call [rip]`, or what comes before that.

@@ -26,7 +26,7 @@ fn request(file: &[u8]) -> ScoutRequest {
         symbol("g"),
         Locator::SymbolOffset("f".to_owned(), 4),
         Locator::CalleeOfStrings { strings: strings.clone(), min: 1, field: None },
-        Locator::CalleeOfStrings { strings, min: 1, field: Some(Field { argument: 0, bytes: 32 }) },
+        Locator::CalleeOfStrings { strings, min: 1, field: Some(Field { argument: 0, bytes: 32, most: 2 }) },
     ];
     let locators: Vec<Locator> = some.chain(named).collect();
     let kinds = [(WantedKind::Entry, 2), (WantedKind::Return, 0)];

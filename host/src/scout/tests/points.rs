@@ -292,6 +292,37 @@ fn the_function_called_with_strings_is_found() {
     assert!(failure(&file, wanted(&[], 1)).contains("takes 1 to"));
 }
 
+/// A label that waits for a call behind another one is no argument of that one.
+#[test]
+fn the_function_that_strings_are_handed_to_wins() {
+    // f: lea REGISTER, ["LABEL_A"]; BETWEEN; call g; lea rsi, ["LABEL_A"]; call h; ret; g: ret; h: push ...
+    let file = |register: u8, between: &[u8]| {
+        let mut bytes = Vec::new();
+        let g = 25 + between.len() as i64;
+        for (register, between, callee) in [(register, between, g), (0x35, &[][..], g + 1)] {
+            bytes.extend([0x48, 0x8d, register]);
+            bytes.extend(((DATA as i64 - (CODE as i64 + bytes.len() as i64 + 4)) as i32).to_le_bytes());
+            bytes.extend(between);
+            bytes.push(0xe8);
+            bytes.extend(((callee - (bytes.len() as i64 + 4)) as i32).to_le_bytes());
+        }
+        bytes.extend([0xc3, 0xc3]);
+        bytes.extend(PUSH_POP_RET);
+        let (g, h) = (g as u64, g as u64 + 1);
+        Elf::of_code(&bytes).function("f", 0, g).function("g", g, 1).function("h", h, 3).data(b"LABEL_A\0").build()
+    };
+    let wanted = || {
+        let strings = vec!["LABEL_A".to_owned()];
+        probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min: 1, field: None }, 2)
+    };
+    // Into rax; into rdx, and then xor edx, edx, or mov rdx, [rsp].
+    for (register, between) in [(0x05, &[][..]), (0x15, &[0x31, 0xd2]), (0x15, &[0x48, 0x8b, 0x14, 0x24])] {
+        assert_eq!(placed(&file(register, between), wanted()).function, "h");
+    }
+    // Into rdx, which is kept: mov rax, rdx.
+    assert!(failure(&file(0x15, &[0x48, 0x89, 0xd0]), wanted()).contains("2 functions"));
+}
+
 #[test]
 fn request_and_answer_have_the_agreed_json() {
     let request = r#"{"probes":[{"index":3,"kind":"entry","at":{"symbol":"f"},"args":4},

@@ -110,7 +110,7 @@ fn fields_are_checked() {
     };
     let whole = r#"{"argument":0,"bytes":32}"#;
     let answer = Detected::from_json(&probe(whole, 0)).expect("valid");
-    let field = Some(Field { argument: 0, bytes: 32 });
+    let field = Some(Field { argument: 0, bytes: 32, most: 1 });
     assert_eq!(answer.probes[0].at, Locator::CalleeOfStrings { strings: vec!["a".into()], min: 1, field });
     assert_eq!(Detected::from_json(&answer.to_json()).expect("valid"), answer);
     let refused = |text: &str, key: &str| {
@@ -122,6 +122,12 @@ fn fields_are_checked() {
         [(":0", ":6", "at.field.argument"), (":32", ":15", "at.field.bytes"), (":32", ":4097", "at.field.bytes")]
     {
         refused(&probe(&whole.replace(from, to), 0), key);
+    }
+    let several = |most: u8| format!(r#"{{"argument":0,"bytes":32,"most":{most}}}"#);
+    let answer = Detected::from_json(&probe(&several(4), 0)).expect("valid");
+    assert!(answer.to_json().contains(r#""most":4"#));
+    for most in [0, 5] {
+        refused(&probe(&several(most), 0), "at.field.most");
     }
 }
 
