@@ -265,6 +265,9 @@ ECAP_INLINE void fill_peer(struct session *session, struct pg_asked *asked)
 	__builtin_memset(asked->peer, 0, sizeof(asked->peer));
 	asked->local_family = 0;
 	asked->peer_length = 0;
+	/* It stays the same for a connection's life, and three reads cost more than the rest of this. */
+	if (!session->startup)
+		return;
 	if (bpf_probe_read_user(&asked->local_family, 2, ecap_user_ptr(session->port + PORT_LOCAL)) ||
 	    bpf_probe_read_user(&asked->peer_length, 4, ecap_user_ptr(session->port + PORT_PEER_LENGTH)) ||
 	    bpf_probe_read_user(asked->peer, PG_ADDRESS, ecap_user_ptr(session->port + PORT_PEER))) {

@@ -74,7 +74,7 @@ impl Reader {
                 wanted.saturating_sub(self.partial.len()).saturating_sub(usize::try_from(self.dropped).unwrap_or(0));
             let (now, later) = bytes.split_at(lacks.min(bytes.len()));
             let keep = now.len().min(MOST.saturating_sub(self.partial.len()));
-            self.partial.extend(now.iter().take(keep));
+            self.partial.extend_from_slice(now.get(..keep).unwrap_or(now));
             self.dropped += u64::try_from(now.len() - keep).unwrap_or(0);
             bytes = later;
             let have = u64::try_from(self.partial.len()).unwrap_or(u64::MAX).saturating_add(self.dropped);
