@@ -140,6 +140,16 @@ impl Postgres {
         self.until_answering();
     }
 
+    /// What an upgrade of the package does to a server that runs: another file takes the name of its program.
+    ///
+    /// # Panics
+    /// If the file cannot be copied.
+    pub fn upgrade_binary(&self) {
+        let (binary, new) = (self.binary(), self.binary().with_extension("dpkg-new"));
+        fs::copy(&binary, &new).expect("copy of the server");
+        fs::rename(&new, &binary).expect("rename");
+    }
+
     fn until_answering(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.psql(&["-c", "select 'up'"]).status.success() {
