@@ -389,7 +389,6 @@ fn new_decoder(module: &Module, host: HostApiV1_Ref, config: &str) -> Result<Dec
     module.api.new_decoder()(host, config.into()).into_result().map_err(|e| failed("new_decoder", &e.message))
 }
 
-/// Until the broker speaks, the doorbell rings (if watched), or the time is up.
 /// How long to wait for more while records come: longer, the less there is to lose by it.
 #[derive(Debug)]
 struct Pause {
@@ -419,6 +418,7 @@ impl Pause {
     }
 }
 
+/// Until the broker speaks, the doorbell rings (if watched), or the time is up.
 fn sleep(ring: Option<&OwnedFd>, time: Duration) {
     let timeout = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
     let control = Control::fd();
