@@ -26,7 +26,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::module::{Catalog, Facts, Loaded, Refusal, Unknown, list};
 
-pub use options::{ModuleOptions, PacketOptions, Rotation, RunOptions, is_har, is_pcapng};
+pub use options::{ModuleOptions, PacketHook, PacketOptions, Rotation, RunOptions, is_har, is_pcapng};
 use settings::Settings;
 
 /// Runs the program as a user started it.

@@ -16,7 +16,7 @@ use super::attend::{Attended, printable};
 use super::filters::{Filters, readiness, set_if_there};
 use super::sockets;
 use crate::bpf::{self, AttachError, Counters, Kernel, Link, LoadPlan, Loaded, ObjectSpec};
-use crate::cli::PacketOptions;
+use crate::cli::{PacketHook, PacketOptions};
 use crate::event::PacketTotals;
 use crate::failure::{Exit, Failure};
 use crate::packet::netlink::{self, Watch};
@@ -67,8 +67,8 @@ pub struct Packets {
     said: BTreeSet<String>,
     groups: Vec<u64>,
     warned_lost: u64,
-    /// The kernel has no TCX.
-    old: bool,
+    /// Where the programs are put: what was asked for, and then what the kernel has.
+    hook: PacketHook,
     /// No more are taken.
     stopped: bool,
     /// Real size of the ring, bytes.
@@ -169,7 +169,7 @@ impl Packets {
             said: BTreeSet::new(),
             groups: Vec::new(),
             warned_lost: 0,
-            old: false,
+            hook: options.hook,
             stopped: false,
             ring_bytes: map(&loaded, "packets_ring")?.entries().into(),
             loaded,
@@ -305,13 +305,16 @@ impl Packets {
             let program = self.loaded.programs.get(*name).ok_or("a program is missing")?;
             found.push((program, *outbound));
         }
-        if !self.old {
+        if self.hook != PacketHook::Clsact {
             let links: Result<Vec<Link>, AttachError> =
                 found.iter().map(|(program, outbound)| program.attach_interface(link.index, *outbound)).collect();
             match links {
                 Ok(links) => return Ok(Held::Tcx(links)),
                 // The kernel does not know the kind of link: before 6.6.
                 Err(AttachError::Call { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                    if self.hook == PacketHook::Tcx {
+                        return Err("this kernel has no TCX (Linux 6.6); leave out --packet-hook".into());
+                    }
                     tracing::debug!("packets: no TCX; by clsact");
                 }
                 Err(e) => return Err(words(&e)),
@@ -319,7 +322,13 @@ impl Packets {
         }
         let programs: Vec<(BorrowedFd<'_>, bool)> = found.iter().map(|(p, outbound)| (p.fd(), *outbound)).collect();
         let filters = clsact::Filters::put(link.index, &programs).map_err(|e| e.to_string())?;
-        self.old = true;
+        if !filters.first() {
+            tracing::warn!(
+                "network interface {}: filters of others come first and may take frames away before they are seen",
+                link.name
+            );
+        }
+        self.hook = PacketHook::Clsact;
         Ok(Held::Clsact(filters))
     }
 

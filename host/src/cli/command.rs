@@ -218,7 +218,7 @@ pub fn common_args() -> Vec<Arg> {
 }
 
 /// Frames of network interfaces.
-fn packet_args() -> [Arg; 4] {
+fn packet_args() -> [Arg; 5] {
     [
         Arg::new("interface").long("interface").value_name("IF").action(ArgAction::Append).value_delimiter(',').help(
             "Only from these network interfaces (a list: lo,eth0); without it, from all that are up, now or later",
@@ -226,6 +226,12 @@ fn packet_args() -> [Arg; 4] {
         Arg::new("packet-filter").long("packet-filter").value_name("EXPRESSION").help(
             "Only frames that fit this tcpdump expression ('tcp port 443'); it may as well stand at the end of the line",
         ),
+        Arg::new("packet-hook")
+            .long("packet-hook")
+            .value_name("HOOK")
+            .default_value("auto")
+            .value_parser(["auto", "tcx", "clsact"])
+            .help("Where the kernel shows frames: tcx (Linux 6.6), or filters of clsact; auto takes tcx where it is"),
         Arg::new("packet-ring")
             .long("packet-ring")
             .value_name("SIZE")

@@ -47,6 +47,17 @@ impl Rotation {
     }
 }
 
+/// Where the kernel shows frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketHook {
+    /// TCX where the kernel has it, else clsact.
+    Auto,
+    /// TCX or nothing.
+    Tcx,
+    /// Filters of the discipline clsact.
+    Clsact,
+}
+
 /// How frames of network interfaces are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketOptions {
@@ -58,6 +69,8 @@ pub struct PacketOptions {
     pub filter: Option<String>,
     /// With a filter by process: also frames of which nobody knows whose they are.
     pub unowned: bool,
+    /// Where the kernel shows frames.
+    pub hook: PacketHook,
     /// The first of these options that somebody gave.
     pub given: Option<&'static str>,
 }
@@ -79,6 +92,11 @@ impl PacketOptions {
             ring_bytes,
             filter: expression(matches),
             unowned: matches.get_flag("unowned-packets"),
+            hook: match matches.get_one::<String>("packet-hook").map(String::as_str) {
+                Some("tcx") => PacketHook::Tcx,
+                Some("clsact") => PacketHook::Clsact,
+                _ => PacketHook::Auto,
+            },
             given: Self::given(matches),
         }
     }
@@ -86,7 +104,8 @@ impl PacketOptions {
     /// The option that was given, if any was.
     fn given(matches: &ArgMatches) -> Option<&'static str> {
         let given = |name: &&str| matches.value_source(name).is_some_and(|source| source != ValueSource::DefaultValue);
-        let named = ["interface", "packet-ring", "packet-filter", "unowned-packets"].into_iter().find(given);
+        let named =
+            ["interface", "packet-ring", "packet-filter", "packet-hook", "unowned-packets"].into_iter().find(given);
         named.or_else(|| expression(matches).map(|_| "packet-filter"))
     }
 }

@@ -43,8 +43,8 @@ const BPF_FLAGS: u16 = 8;
 const DIRECT_ACTION: u32 = 1;
 /// `ETH_P_ALL`, in network byte order.
 const EVERY_PROTOCOL: u32 = 0x0300;
-/// Before the filters of others.
-const PRIORITY: u32 = 1;
+/// Before the filters of others, where no filter of another kind has this place; else the first free one.
+const PRIORITIES: std::ops::RangeInclusive<u32> = 1..=64;
 const PREFIX: &str = "ecapture";
 const BUFFER: usize = 64 << 10;
 
@@ -54,6 +54,7 @@ pub struct Filters {
     interface: u32,
     filters: Vec<Filter>,
     made: bool,
+    first: bool,
 }
 
 /// A filter as the kernel has it.
@@ -80,10 +81,11 @@ impl Filters {
     pub(crate) fn put_of(interface: u32, programs: &[(BorrowedFd<'_>, bool)], owner: (u32, u64)) -> io::Result<Self> {
         let made = match discipline(interface, kind::NEW_QDISC, EXCLUSIVE | CREATE) {
             Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            // Who comes second takes it away if he goes last.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => is_ours(interface),
             Err(e) => return Err(e),
         };
-        let mut put = Self { interface, filters: Vec::new(), made };
+        let mut put = Self { interface, filters: Vec::new(), made, first: true };
         let name = name_of(owner, made);
         for (program, outbound) in programs {
             let parent = if *outbound { EGRESS } else { INGRESS };
@@ -97,13 +99,19 @@ impl Filters {
                 .concat(),
             );
             let body = [attribute(ATTRIBUTE_KIND, b"bpf\0"), options].concat();
-            let info = PRIORITY << 16 | EVERY_PROTOCOL;
-            ask(&message(kind::NEW_FILTER, EXCLUSIVE | CREATE | ACK, interface, (0, parent, info), &body))?;
+            let priority = at_first_free(interface, parent, &body)?;
+            put.first &= priority == *PRIORITIES.start();
             // Its handle was the kernel's choice.
             let own = list(interface, parent)?.into_iter().filter(|f| f.name == name);
             put.filters.extend(own);
         }
         Ok(put)
+    }
+
+    /// Nobody's filters come before them.
+    #[must_use]
+    pub fn first(&self) -> bool {
+        self.first
     }
 }
 
@@ -160,6 +168,31 @@ fn owner(name: &str) -> Option<(u32, u64, bool)> {
     Some((pid, began, parts.next() == Some("q")))
 }
 
+/// Puts a filter at the first priority that has none of another kind or protocol; which that was.
+fn at_first_free(interface: u32, parent: u32, body: &[u8]) -> io::Result<u32> {
+    let mut refused = io::ErrorKind::AddrInUse.into();
+    for priority in PRIORITIES {
+        let info = priority << 16 | EVERY_PROTOCOL;
+        match ask(&message(kind::NEW_FILTER, EXCLUSIVE | CREATE | ACK, interface, (0, parent, info), body)) {
+            Ok(()) => return Ok(priority),
+            Err(e) if is_taken(&e) => refused = e,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(refused)
+}
+
+/// Another kind of filter, or one of another protocol, has this priority.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSPC | libc::EEXIST))
+}
+
+/// The discipline was made for a filter of ours, of another run.
+fn is_ours(interface: u32) -> bool {
+    let of = |parent: &u32| list(interface, *parent).unwrap_or_default();
+    [INGRESS, EGRESS].iter().flat_map(of).filter_map(|filter| owner(&filter.name)).any(|(_, _, made)| made)
+}
+
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL))
 }
@@ -185,7 +218,7 @@ fn discipline(interface: u32, what: u16, flags: u16) -> io::Result<()> {
     ask(&message(what, flags | ACK, interface, (HANDLE, CLSACT, 0), &body))
 }
 
-/// The `bpf` filters of one side of an interface.
+/// The filters of one side of an interface; those of other kinds have no name.
 fn list(interface: u32, parent: u32) -> io::Result<Vec<Filter>> {
     let mut filters = Vec::new();
     exchange(&message(kind::GET_FILTER, DUMP, interface, (0, parent, 0), &[]), &mut filters)?;
@@ -257,11 +290,12 @@ fn answer(mut bytes: &[u8], filters: &mut Vec<Filter>) -> io::Result<bool> {
 fn filter(body: &[u8]) -> Option<Filter> {
     let (handle, parent, info) = (word(body, 8)?, word(body, 12)?, word(body, 16)?);
     let attributes = body.get(20..)?;
-    if find(attributes, ATTRIBUTE_KIND)? != b"bpf\0" {
-        return None;
-    }
-    let name = find(find(attributes, ATTRIBUTE_OPTIONS)?, BPF_NAME)?;
-    let name = String::from_utf8_lossy(name.split(|b| *b == 0).next()?).into_owned();
+    let name = match find(attributes, ATTRIBUTE_KIND) {
+        Some(b"bpf\0") => find(attributes, ATTRIBUTE_OPTIONS).and_then(|options| find(options, BPF_NAME)),
+        _ => None,
+    };
+    let name = name.and_then(|name| name.split(|b| *b == 0).next()).unwrap_or_default();
+    let name = String::from_utf8_lossy(name).into_owned();
     Some(Filter { parent, handle, info, name })
 }
 

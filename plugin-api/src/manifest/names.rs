@@ -36,6 +36,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "no-new-targets",
     "output",
     "packet-filter",
+    "packet-hook",
     "packet-ring",
     "path",
     "pid",
