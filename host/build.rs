@@ -13,9 +13,13 @@ fn main() {
     let host = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let top = host.parent().expect("the workspace");
     let mut files = Vec::new();
-    gather(&top.join("plugin-template"), "", &mut files);
+    // Beside the packages, but in none of them. (What is watched must be there: cargo takes a place that is not for one that has
+    // changed, each time.)
+    let template = top.join("plugin-template");
+    if template.is_dir() {
+        gather(&template, "", &mut files);
+    }
     let workspace = read(&top.join("Cargo.toml"));
-    // cargo takes a place that is not there for one that has changed, each time.
     for (package, parts) in [("plugin-api", ["src", "build.rs"]), ("ebpf-objects", ["src", "include"])] {
         let manifest = package_manifest(read(&top.join(package).join("Cargo.toml")), &workspace);
         let name = manifest["package"]["name"].as_str().expect("a name").to_owned();

@@ -57,6 +57,16 @@ pub const NEXT_MINOR_HOST: &[Change] = &[
         to: "extern \"C\" fn clock() -> u64 {\n    7\n}\n\nextern \"C\" fn log(",
     },
     Change {
+        file: "plugin-api/src/sdk/testing/built.rs",
+        from: "HostApiV1 { log }.leak_into_prefix()",
+        to: "HostApiV1 { log, clock }.leak_into_prefix()",
+    },
+    Change {
+        file: "plugin-api/src/sdk/testing/built.rs",
+        from: "extern \"C\" fn log(",
+        to: "extern \"C\" fn clock() -> u64 {\n    7\n}\n\nextern \"C\" fn log(",
+    },
+    Change {
         file: "host/src/worker/load.rs",
         from: "let own = api.manifest()();",
         to: "let _ = api.describe().map(|describe| describe());\n    let own = api.manifest()();",

@@ -104,6 +104,7 @@ fn on_this_machine_capturing_works() {
         "CAP_SYS_PTRACE",
         "CAP_DAC_READ_SEARCH",
         "CAP_SETUID",
+        "CAP_NET_ADMIN",
         "BPF ring buffer",
         "attach cookie",
         "task storage",
@@ -157,6 +158,9 @@ fn without_a_capability_it_is_the_cause() {
     assert_eq!((examined.code, examined.missing()), (Some(0), Vec::new()), "{}", examined.text);
     assert_eq!(examined.check("CAP_SETUID")["status"], "degraded");
     assert!(examined.check("CAP_SETUID")["cost"].as_str().unwrap().contains("children keep this user"));
+    let examined = stage.doctor(&[SETPRIV, "--bounding-set=-net_admin"], &[]);
+    assert_eq!((examined.code, examined.missing()), (Some(0), Vec::new()), "{}", examined.text);
+    assert!(examined.check("CAP_NET_ADMIN")["cost"].as_str().unwrap().contains("-m pcapng"));
 }
 
 #[test]

@@ -559,3 +559,47 @@ fn only_frames_of_those_that_were_asked_for() {
     assert!(kept.iter().any(|f| f.data.ends_with(b"nobody")), "{}", kept.len());
     assert_eq!(counted(kept.iter().filter(|f| !nobodys(f))), counted(wanted.iter().copied()));
 }
+
+/// A tunnel of IP packets, whose frames have no head of their own, and a bridge, which shows them once more.
+#[test]
+fn tunnels_and_bridges() {
+    const TEST: &str = "devices";
+    let net = namespaces!(TEST);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut here, mut there) = (Talker::start(&net, 1), Talker::start(&net, 0));
+    here.tell("import fcntl, os; tun = os.open('/dev/net/tun', os.O_RDWR)");
+    here.tell("fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH22x', b't1', 0x1001))");
+    net.ip(1, &["addr", "add", "10.78.0.1/24", "dev", "t1"]);
+    net.ip(1, &["link", "set", "t1", "up"]);
+    net.ip(1, &["link", "add", "b1", "type", "bridge"]);
+    net.ip(1, &["link", "set", "v1", "master", "b1"]);
+    net.ip(1, &["addr", "del", "10.77.0.2/24", "dev", "v1"]);
+    net.ip(1, &["addr", "add", "10.77.0.2/24", "dev", "b1"]);
+    net.ip(1, &["link", "set", "b1", "up"]);
+    here.tell("listen(5000); bind_udp(5001)");
+    let packets = Packets::new(&net, 1);
+    let capture = packets.start("all.pcapng", &["-i", "t1,b1,v1"]);
+    let dumps = ["t1", "b1", "v1"].map(|link| (link, Tcpdump::start(&net, 1, link, dir.path())));
+    here.tell("for n in (1, 500, 4000): udp('10.78.0.2', 9, n)");
+    here.tell("os.write(tun, ipv4(struct.pack('!HHHH', 9, 5001, 11, 0) + b'tun'))");
+    there.tell("bulk('10.77.0.2', 5000, 200_000)");
+    let is_chatter = |f: &Frame| if f.link_type == 101 { f.data[0] >> 4 == 6 } else { is_chatter(f) };
+    let dumped = dumps.map(|(link, dump)| (link, dump.stop()));
+    whole(&capture.stop());
+    let frames = packets.frames("all.pcapng");
+    for (link, mut theirs) in dumped {
+        let link_type = if link == "t1" { 101 } else { 1 };
+        theirs.iter_mut().for_each(|frame| frame.link_type = link_type);
+        let theirs: Vec<&Frame> = theirs.iter().filter(|f| !is_chatter(f)).collect();
+        let ours: Vec<&Frame> = frames.iter().filter(|f| f.interface == link && !is_chatter(f)).collect();
+        assert!(ours.len() > 4 && ours.iter().all(|f| f.link_type == link_type), "{link}: {}", ours.len());
+        assert_eq!(counted(ours.iter().copied()), counted(theirs), "{link}");
+        let sent = ours.iter().filter(|f| f.outbound == Some(true)).count();
+        assert!(sent > 0 && sent < ours.len(), "{link}: {sent} of {}", ours.len());
+        if link == "t1" {
+            let of_process = |f: &&&Frame| f.outbound == Some(true) && f.pid() == Some(here.pid());
+            assert_eq!(ours.iter().filter(of_process).count(), sent);
+            assert!(ours.iter().any(|f| f.data.ends_with(b"tun") && f.data[0] == 0x45));
+        }
+    }
+}

@@ -64,7 +64,7 @@ pub struct Held {
     pub without: Option<&'static str>,
 }
 
-const USEFUL: [(&str, CapabilitySet, &str); 5] = [
+const USEFUL: [(&str, CapabilitySet, &str); 6] = [
     (
         "CAP_SETUID",
         CapabilitySet::SETUID,
@@ -73,6 +73,7 @@ const USEFUL: [(&str, CapabilitySet, &str); 5] = [
     ("CAP_SETGID", CapabilitySet::SETGID, "children keep this user's groups"),
     ("CAP_SETPCAP", CapabilitySet::SETPCAP, "children keep the capability bounding set"),
     ("CAP_KILL", CapabilitySet::KILL, "a child that hangs can only be ended by root"),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "packets of network interfaces can not be captured (-m pcapng)"),
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "probes can be attached by uprobe_multi only (Linux 6.6)"),
 ];
 

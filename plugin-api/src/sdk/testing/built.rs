@@ -15,7 +15,6 @@ use crate::plan::{Config, Configured, Detected};
 use std::path::PathBuf;
 
 /// A loaded module.
-/// A loaded module.
 pub struct Built {
     bytes: Vec<u8>,
     module: ModuleV1_Ref,
