@@ -185,6 +185,48 @@ fn every_suite_of_openssl_from_source() {
     }
 }
 
+/// A program with OpenSSL 4.0 inside. A client that offers Encrypted Client Hello has two random numbers; which one the library
+/// logs a secret by depends on the server's answer, and we tell both.
+#[test]
+#[ignore = "builds a library, two minutes: `cargo xtask soak`"]
+fn encrypted_client_hello_of_openssl_4_0() {
+    let test = "encrypted_client_hello_of_openssl_4_0";
+    skip_unless_possible!(test);
+    let (version, of_crate) = *sources::OPENSSL.last().unwrap();
+    let library = match sources::openssl(version, of_crate) {
+        Ok(path) => path,
+        Err(reason) => {
+            skip_if!(test, Some(reason));
+            return;
+        }
+    };
+    let dir = open_dir();
+    let (program, certificate) = (dir.path().join("tls-ech"), rsa(dir.path()));
+    let mut compiler = Command::new("/usr/bin/gcc");
+    compiler.arg("-O2").arg("-o").arg(&program).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/targets/tls-ech.c"));
+    compiler.arg("-I").arg(library.join("include")).args([library.join("libssl.a"), library.join("libcrypto.a")]);
+    let compiled = compiler.args(["-lpthread", "-ldl"]).output().unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let keys = Keys::start("--libssl", program.to_str().unwrap());
+    let output = Library::installed().command(&program).arg(certificate).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (seen, _) = keys.stop();
+    let expected = lines(&said);
+    assert_eq!(said.lines().filter(|line| line.starts_with("# ")).count(), 12);
+    // A client that is refused ends the connection before it has the keys of the application's data.
+    assert_eq!(expected.len(), 3 * (5 + 4 + 5 + 5));
+    assert!(expected.iter().all(|line| seen.contains_key(line)), "{expected:#?} {seen:#?}");
+    let secret = |line: &str| line.rsplit(' ').next().unwrap().to_owned();
+    let known: BTreeSet<String> = expected.iter().map(|line| secret(line)).collect();
+    let more: Vec<&String> = seen.keys().filter(|line| !expected.contains(*line)).collect();
+    // The client's lines of the connections whose offer was taken: of one that is refused, the other number is empty by then.
+    assert_eq!(more.len(), 3 * 5, "{more:#?}");
+    assert!(more.iter().all(|line| known.contains(&secret(line))), "{more:#?}");
+    let once = |line: &&&String| seen[**line] == 1;
+    assert_eq!(more.iter().filter(once).count(), more.len(), "only the client has a second number");
+}
+
 fn in_a_container(test: &str, suite: Suite) {
     match Contained::of(suite) {
         Ok(contained) => every_suite(&contained.text(), |program, rsa| {

@@ -13,7 +13,7 @@ const USAGE: &str = "usage: cargo xtask <task>
   demo           build, start a private MariaDB, show what is captured, stop
   test [FILTER]  formatting, lints, unit tests, end-to-end tests; with FILTER only end-to-end tests whose name has it
   soak           what takes longer than `test` gives it
-  bench          ratios, side by side with bpftrace
+  bench [PART]... ratios, side by side with bpftrace, of all parts or of these; an unknown one names them
   dist           a tarball and a Debian package in target/dist, with checksums";
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["test", filter] => test::end_to_end_only(filter),
         ["soak"] => test::soak(),
-        ["bench"] => test::bench(),
+        ["bench", parts @ ..] => test::bench(parts),
         ["dist"] => dist::run(),
         _ => {
             eprintln!("{USAGE}");

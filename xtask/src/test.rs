@@ -96,10 +96,11 @@ pub fn soak() -> Result<()> {
 }
 
 /// The benchmarks; they print ratios.
-pub fn bench() -> Result<()> {
+pub fn bench(parts: &[&str]) -> Result<()> {
     setup::bench()?;
     let bin = build::for_tests()?;
-    must(cargo(&["run", "--release", "-p", "ecapture-tests", "--bin", "bench"]).env("ECAPTURE_BIN", bin))
+    let run = ["run", "--release", "-p", "ecapture-tests", "--bin", "bench", "--"];
+    must(cargo(&run).args(parts).env("ECAPTURE_BIN", bin))
 }
 
 #[derive(Default)]

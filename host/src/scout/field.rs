@@ -75,12 +75,17 @@ struct State {
     slots: BTreeMap<i64, Value>,
     /// Somebody else may know an address in the frame.
     escaped: bool,
+    /// From where the bytes were taken on the way here.
+    taken: Option<Place>,
 }
 
 /// Finds the places of the field in this function, at least one.
 pub(super) fn find(image: &Image<'_>, function: &Function, wanted: &Field) -> Result<Vec<FieldAt>, String> {
-    let found = follow(image, function, wanted)?.places(i64::from(wanted.bytes));
-    if !(1..=usize::from(wanted.most)).contains(&found.len()) {
+    let evidence = follow(image, function, wanted)?;
+    let found = evidence.places(i64::from(wanted.bytes));
+    // Of pieces it is not known whether they are read on one way or on several.
+    let most = if found.is_subset(&evidence.certain) { wanted.most } else { 1 };
+    if !(1..=usize::from(most)).contains(&found.len()) {
         return Err(format!(
             "its code shows {} from which it takes {} bytes of its argument {}",
             if found.is_empty() { "no place".to_owned() } else { format!("{} places", found.len()) },
@@ -179,31 +184,28 @@ fn follow(image: &Image<'_>, function: &Function, wanted: &Field) -> Result<Evid
         let Some(instruction) = decode(code, va) else { continue };
         let part = if function.contains(va) { Some(*function) } else { image.enclosing(va) };
         let goes_on = part.filter(|part| part.contains(instruction.next_ip())).map(|_| instruction.next_ip());
-        let after = state.step(&mut infos, &instruction, bytes, &mut evidence);
+        let mut shown = Evidence::default();
+        let mut after = state.step(&mut infos, &instruction, bytes, &mut shown);
+        let flow = instruction.flow_control();
+        let jumps = matches!(flow, FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch);
         let direct = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64;
-        match instruction.flow_control() {
-            FlowControl::Next => todo.extend(goes_on.map(|to| (to, after))),
-            FlowControl::Call | FlowControl::IndirectCall => {
-                state.hands(&mut evidence);
-                todo.extend(goes_on.map(|to| (to, after)));
-            }
-            flow @ (FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch) => {
-                let to = instruction.near_branch_target();
-                if direct && !function.contains(to) && state.sp == Some(0) {
-                    // Another function, as the last act.
-                    state.hands(&mut evidence);
-                } else if direct {
-                    todo.push((to, after.clone()));
-                }
-                if flow == FlowControl::ConditionalBranch {
-                    if direct && to < va {
-                        evidence.certain.extend(pace::through(&state, image, function, [to, va], bytes));
-                    }
-                    todo.extend(goes_on.map(|to| (to, after)));
-                }
-            }
-            FlowControl::IndirectBranch if state.sp == Some(0) => state.hands(&mut evidence),
-            _ => {}
+        let to = Some(instruction.near_branch_target()).filter(|_| jumps && direct);
+        // Another function, as the last act.
+        let last_act =
+            state.sp == Some(0) && (flow == FlowControl::IndirectBranch || to.is_some_and(|to| !function.contains(to)));
+        if last_act || matches!(flow, FlowControl::Call | FlowControl::IndirectCall) {
+            state.hands(&mut shown);
+        }
+        if let Some(head) = to.filter(|to| flow == FlowControl::ConditionalBranch && *to < va) {
+            shown.certain.extend(pace::through(&state, image, function, [head, va], bytes));
+        }
+        after.took(&shown)?;
+        evidence.certain.append(&mut shown.certain);
+        evidence.pieces.append(&mut shown.pieces);
+        todo.extend(to.filter(|_| !last_act).map(|to| (to, after.clone())));
+        let next = FlowControl::Next;
+        if [next, FlowControl::Call, FlowControl::IndirectCall, FlowControl::ConditionalBranch].contains(&flow) {
+            todo.extend(goes_on.map(|to| (to, after)));
         }
     }
     Ok(evidence)
@@ -218,7 +220,7 @@ impl State {
         if let Some(register) = ARGUMENTS.get(usize::from(argument)) {
             registers[register.number()] = Value::Place(Place { through: None, at: 0 });
         }
-        Self { registers, sp: Some(0), slots: BTreeMap::new(), escaped: false }
+        Self { registers, sp: Some(0), slots: BTreeMap::new(), escaped: false, taken: None }
     }
 
     fn get(&self, register: Register) -> Value {
@@ -251,6 +253,16 @@ impl State {
             *position = holds(if number == wanted.argument { structure } else { Value::Argument(number) })?;
         }
         (args <= 6).then_some(handed)
+    }
+
+    /// Bytes were taken. A function that takes them from two places, one after the other, does not choose between them.
+    fn took(&mut self, shown: &Evidence) -> Result<(), String> {
+        for place in &shown.certain {
+            if self.taken.replace(*place).is_some_and(|before| before != *place) {
+                return Err("its code takes as many bytes from two places, one after the other".to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// A call: an address beside the number of bytes, in the registers of the calling convention.

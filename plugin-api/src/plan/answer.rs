@@ -244,9 +244,10 @@ pub struct WrapperArgument {
 /// number on to another function, next to one another, or goes through them itself. `ssl_log_secret` does that with the 32
 /// bytes of the client random, which have another place in every version.
 ///
-/// The host puts where they are into the probe's number: in the low 16 bits their distance from what is pointed to. What
-/// is pointed to is the structure itself if the high 16 bits are 0, else what the pointer points to that is in it at these
-/// bits minus 1. What the code does not show, or shows for more than [`most`](Self::most) places, is not placed.
+/// The host puts where they are into the probe's number: in bits 0 to 15 their distance from what is pointed to. What is
+/// pointed to is the structure itself if bits 16 to 29 are 0, else what the pointer points to that is in it at these bits
+/// minus 1. What the code does not show, or shows for more than [`most`](Self::most) places, or takes from several one after
+/// the other, is not placed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
     /// Which argument points to the structure, counted from 0: at most 5.

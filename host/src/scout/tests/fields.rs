@@ -12,6 +12,15 @@ fn wanted(strings: &[&str], min: u32) -> super::ProbeWanted {
     probe(WantedKind::Entry, Locator::CalleeOfStrings { strings, min, field }, 4)
 }
 
+/// Where a choice between two places will do.
+fn of_two() -> super::ProbeWanted {
+    let mut wanted = wanted(&["LABEL"], 1);
+    if let Locator::CalleeOfStrings { field: Some(field), .. } = &mut wanted.at {
+        field.most = 2;
+    }
+    wanted
+}
+
 /// A library in which `f` calls `g`, made of these bytes, with the label.
 fn library(g: &[u8]) -> Vec<u8> {
     let mut code = vec![0x48, 0x8d, 0x35];
@@ -36,15 +45,11 @@ const CHOOSES: &[u8] = &[
 fn bytes_of_one_place_or_another() {
     let why = failure(&library(CHOOSES), wanted(&["LABEL"], 1));
     assert!(why.contains("2 places"), "{why}");
-    let mut of_two = wanted(&["LABEL"], 1);
-    if let Locator::CalleeOfStrings { field: Some(field), .. } = &mut of_two.at {
-        field.most = 2;
-    }
-    let place = placed(&library(CHOOSES), of_two.clone());
+    let place = placed(&library(CHOOSES), of_two());
     let at = |at| FieldAt { through: None, at };
     assert_eq!((place.field, place.fields), (Some(at(0x188)), vec![at(0xcf0)]));
     assert!(place.found.is_some_and(|f| f.ends_with("from argument 0 + 0x188 or argument 0 + 0xcf0")));
-    let one = placed(&library(HANDS), of_two);
+    let one = placed(&library(HANDS), of_two());
     assert_eq!((one.field, one.fields), (Some(at(0x160)), Vec::new()));
 }
 
@@ -172,7 +177,13 @@ fn what_is_in_doubt_is_not_placed() {
         two.extend([0x48, 0x8d, 0x7b, at, 0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0]);
     }
     two.extend([0x5b, 0xc3]);
-    let why = failure(&library(&two), wanted(&["LABEL"], 1));
+    for wanted in [wanted(&["LABEL"], 1), of_two()] {
+        let why = failure(&library(&two), wanted);
+        assert!(why.contains("from two places, one after the other"), "{why}");
+    }
+    // movdqu xmm0, [rdi + 0x80]; movdqu xmm0, [rdi + 0x90], before one of them: nothing says that these ways exclude each other.
+    let pieces: &[u8] = &[0xf3, 0x0f, 0x6f, 0x87, 0x80, 0, 0, 0, 0xf3, 0x0f, 0x6f, 0x87, 0x90, 0, 0, 0];
+    let why = failure(&library(&[pieces, HANDS].concat()), of_two());
     assert!(why.contains("2 places"), "{why}");
     // The structure itself beside the number is none: lea is what tells a field.
     let whole: &[u8] = &[0xbe, 32, 0, 0, 0, 0xff, 0x15, 0, 0, 0, 0, 0xc3];
