@@ -15,12 +15,14 @@ pub mod memfd;
 mod preload;
 pub mod privileges;
 mod spawn;
+pub mod turn;
 mod walls;
 
 pub use child::{Boundary, BoundaryReport, Entry, Limits, SandboxError, enter, enter_after};
 pub use identity::Identity;
 pub use preload::{PreloadError, open_now, preload};
 pub use spawn::{Child, Ended, SpawnError};
+pub use turn::Turn;
 pub use walls::versions as landlock_versions;
 
 use serde::{Deserialize, Serialize};

@@ -33,3 +33,17 @@ macro_rules! skip_if {
         })+
     };
 }
+
+/// The value of a result, or the test ends as skipped, for the reason that the error is.
+#[macro_export]
+macro_rules! or_skip {
+    ($test:expr, $result:expr $(,)?) => {
+        match $result {
+            Ok(value) => value,
+            Err(reason) => {
+                println!("{} {}: {reason}", $crate::needs::SKIPPED, $test);
+                return;
+            }
+        }
+    };
+}

@@ -65,7 +65,7 @@ fn children_have_no_power_and_the_broker_maps_nothing_foreign() {
         }
     }
     // The broker has given up what it does not need any more. It keeps what watching takes (BPF, PERFMON, SYS_PTRACE,
-    // DAC_READ_SEARCH) and what starting a worker again takes.
+    // DAC_READ_SEARCH), what starting a worker again takes, and what gives children their turns.
     let effective = u64::from_str_radix(&status(capture.pid())["CapEff"], 16).unwrap();
     const KILL: u64 = 1 << 5;
     const SETGID: u64 = 1 << 6;
@@ -73,9 +73,10 @@ fn children_have_no_power_and_the_broker_maps_nothing_foreign() {
     const SETPCAP: u64 = 1 << 8;
     const DAC_READ_SEARCH: u64 = 1 << 2;
     const SYS_PTRACE: u64 = 1 << 19;
+    const SYS_NICE: u64 = 1 << 23;
     const PERFMON: u64 = 1 << 38;
     const BPF: u64 = 1 << 39;
-    let most = DAC_READ_SEARCH | SYS_PTRACE | PERFMON | BPF | KILL | SETGID | SETUID | SETPCAP;
+    let most = DAC_READ_SEARCH | SYS_PTRACE | PERFMON | BPF | KILL | SETGID | SETUID | SETPCAP | SYS_NICE;
     assert_eq!(effective & !most, 0, "{effective:#x}");
     assert_eq!(effective & (BPF | PERFMON), BPF | PERFMON, "{effective:#x}");
     // Nor has a child anything open that leads out: no file, no directory, no socket but the one to the broker.

@@ -104,6 +104,7 @@ fn on_this_machine_capturing_works() {
         "CAP_SYS_PTRACE",
         "CAP_DAC_READ_SEARCH",
         "CAP_SETUID",
+        "CAP_SYS_NICE",
         "CAP_NET_ADMIN",
         "BPF ring buffer",
         "attach cookie",

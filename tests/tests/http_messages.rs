@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ecapture_tests::capture::{Capture, Finished, Modules, payload};
 use ecapture_tests::tls::Library;
 use ecapture_tests::wheels::{file, wheel};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 use serde_json::Value;
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -23,13 +23,7 @@ fn missing() -> Option<String> {
 macro_rules! wheel {
     ($test:expr, $package:expr) => {{
         skip_if!($test, missing());
-        match wheel($package) {
-            Ok(path) => path,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, wheel($package))
     }};
 }
 

@@ -13,7 +13,7 @@ use ecapture_tests::suites::Suite;
 use ecapture_tests::target::Program;
 use ecapture_tests::tls::{Contained, Library};
 use ecapture_tests::wheels::{file, wheel};
-use ecapture_tests::{needs, skip_if, sources};
+use ecapture_tests::{needs, or_skip, skip_if, sources};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -38,13 +38,7 @@ macro_rules! skip_unless_possible {
 
 macro_rules! wheel {
     ($test:expr, $package:expr) => {
-        match wheel($package) {
-            Ok(path) => path,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, wheel($package))
     };
 }
 
@@ -193,13 +187,7 @@ fn encrypted_client_hello_of_openssl_4_0() {
     let test = "encrypted_client_hello_of_openssl_4_0";
     skip_unless_possible!(test);
     let (version, of_crate) = *sources::OPENSSL.last().unwrap();
-    let library = match sources::openssl(version, of_crate) {
-        Ok(path) => path,
-        Err(reason) => {
-            skip_if!(test, Some(reason));
-            return;
-        }
-    };
+    let library = or_skip!(test, sources::openssl(version, of_crate));
     let dir = open_dir();
     let (program, certificate) = (dir.path().join("tls-ech"), rsa(dir.path()));
     let mut compiler = Command::new("/usr/bin/gcc");

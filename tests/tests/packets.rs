@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ecapture_tests::capture::{Capture, Finished, Modules, bin_dir};
 use ecapture_tests::engine::Group;
 use ecapture_tests::frames::{Frame, Namespaces, counted, pcap, pcapng};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 use rustix::process::Signal;
 
 const TCPDUMP: &str = "/usr/bin/tcpdump";
@@ -28,13 +28,7 @@ macro_rules! namespaces {
             needs::program("/usr/bin/nsenter", "util-linux"),
             needs::program("/usr/sbin/ip", "iproute2"),
         );
-        match Namespaces::make($test) {
-            Ok(namespaces) => namespaces,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, Namespaces::make($test))
     }};
 }
 

@@ -7,7 +7,7 @@ use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::{Client, Value};
 use ecapture_tests::server::{MYSQL_9_7, Server};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 use serde_json::json;
 
 fn start(pid: u32, more: &[&str]) -> (Modules, Capture) {
@@ -203,13 +203,7 @@ fn values_of_mysql_are_those_that_were_sent() {
     const NAME: &str = "values_of_mysql_are_those_that_were_sent";
     skip_if!(NAME, needs::capture());
     let log = ["--general-log", "--general-log-file=/run/general", "--log-output=FILE"];
-    let server = match Server::start_with(MYSQL_9_7, &log) {
-        Ok(server) => server,
-        Err(reason) => {
-            skip_if!(NAME, Some(reason));
-            return;
-        }
-    };
+    let server = or_skip!(NAME, Server::start_with(MYSQL_9_7, &log));
     let mut early = Client::connect(&server.socket()).unwrap();
     let before = early.prepare(b"select ?").unwrap().unwrap();
     let (_modules, capture) = start(server.pid(), &[]);

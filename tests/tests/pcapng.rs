@@ -14,7 +14,7 @@ use ecapture_tests::network::Network;
 use ecapture_tests::tls::Library;
 use ecapture_tests::web::{Nginx, fetch};
 use ecapture_tests::wheels::{self, wheel};
-use ecapture_tests::{document, needs, skip_if};
+use ecapture_tests::{document, needs, or_skip, skip_if};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TSHARK: &str = "/usr/bin/tshark";
@@ -37,13 +37,7 @@ macro_rules! skip_unless_possible {
 
 macro_rules! network {
     ($test:expr) => {
-        match Network::new() {
-            Ok(network) => network,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, Network::new())
     };
 }
 
@@ -308,13 +302,8 @@ fn calls_of_grpc() {
     skip_unless_possible!(test);
     skip_if!(test, needs::program(PYTHON, "python3"));
     let network = network!(test);
-    let (package, types) = match wheel("grpcio").and_then(|package| Ok((package, wheel("typing_extensions")?))) {
-        Ok(both) => both,
-        Err(reason) => {
-            skip_if!(test, Some(reason));
-            return;
-        }
-    };
+    let (package, types) =
+        or_skip!(test, wheel("grpcio").and_then(|package| Ok((package, wheel("typing_extensions")?))));
     let (served, modules, dir) = (Library::installed(), Modules::with(&["openssl"]), tempfile::tempdir().unwrap());
     let copy = dir.path().join("copy");
     assert!(Command::new("cp").arg("-a").arg(&package).arg(&copy).status().unwrap().success());
@@ -420,13 +409,7 @@ fn only_what_fits_the_expression() {
 fn a_full_disk_leaves_a_file_that_can_be_read() {
     let test = "a_full_disk_leaves_a_file_that_can_be_read";
     skip_unless_possible!(test);
-    let disk = match Tiny::mount("200k") {
-        Ok(disk) => disk,
-        Err(reason) => {
-            skip_if!(test, Some(reason));
-            return;
-        }
-    };
+    let disk = or_skip!(test, Tiny::mount("200k"));
     let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
     network.inside(|| {
         let nginx = Nginx::start(&library, 30, 60_000);

@@ -7,7 +7,7 @@ use ecapture_tests::capture::{Capture, Modules, read_events};
 use ecapture_tests::mysql::{Answer, Client};
 use ecapture_tests::server::{MARIADB_10_5, MARIADB_10_11, MARIADB_11_8, MYSQL_9_7, Server, Version};
 use ecapture_tests::workload::Said;
-use ecapture_tests::{needs, skip_if, workload};
+use ecapture_tests::{needs, or_skip, skip_if, workload};
 use serde_json::Value;
 
 /// The module's answer about a server's program, as `ecapture module plan` shows it.
@@ -30,13 +30,7 @@ fn start(server: &Server, more: &[&str]) -> (Modules, Capture) {
 macro_rules! server {
     ($test:expr, $version:expr $(, $option:expr)*) => {{
         skip_if!($test, needs::capture());
-        match Server::start_with($version, &[$($option),*]) {
-            Ok(server) => server,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, Server::start_with($version, &[$($option),*]))
     }};
 }
 

@@ -6,7 +6,7 @@ use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::tls::{self, Contained, Library};
 use ecapture_tests::web::{Nginx, fetch};
-use ecapture_tests::{needs, skip_if, sources};
+use ecapture_tests::{needs, or_skip, skip_if, sources};
 
 fn capture(library: &str, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["openssl"]);
@@ -233,13 +233,7 @@ fn curl_and_nginx_to_the_byte() {
 #[test]
 fn openssl_1_1_1() {
     skip_unless_possible!("openssl_1_1_1");
-    let root = match Suite::Bullseye.root(&["libssl1.1"]) {
-        Ok(root) => root,
-        Err(reason) => {
-            skip_if!("openssl_1_1_1", Some(reason));
-            return;
-        }
-    };
+    let root = or_skip!("openssl_1_1_1", Suite::Bullseye.root(&["libssl1.1"]));
     let library = Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1");
     let calls = tls::calls();
     every_scenario(&library.text(), |name, number| library.run(&calls, name, number));

@@ -7,7 +7,7 @@ use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::tls::{self, Library};
 use ecapture_tests::web::Nginx;
 use ecapture_tests::wheels::{file, wheel};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -27,13 +27,7 @@ macro_rules! wheel {
             needs::program("/usr/bin/openssl", "openssl"),
             needs::program(PYTHON, "python3")
         );
-        match wheel($package) {
-            Ok(path) => path,
-            Err(reason) => {
-                skip_if!($test, Some(reason));
-                return;
-            }
-        }
+        or_skip!($test, wheel($package))
     }};
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ecapture_tests::capture::{Capture, Modules};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::zsh::{Ran, SHELL, Zsh, captured, compare, expected};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zsh").join(name)
@@ -56,13 +56,7 @@ fn a_script_of_over_a_hundred_lines() {
 #[test]
 fn the_script_in_zsh_5_8() {
     skip_if!("the_script_in_zsh_5_8", needs::capture());
-    let root = match Suite::Bullseye.root(&["zsh"]) {
-        Ok(root) => root,
-        Err(reason) => {
-            skip_if!("the_script_in_zsh_5_8", Some(reason));
-            return;
-        }
-    };
+    let root = or_skip!("the_script_in_zsh_5_8", Suite::Bullseye.root(&["zsh"]));
     // It runs with the libraries of this machine; its own modules it must be told of.
     let shell = Zsh::of(&root.path().join("bin/zsh"));
     let modules = root.path().join("usr/lib/x86_64-linux-gnu/zsh/5.8/zsh");
@@ -143,13 +137,7 @@ fn functions(capture: Capture, command: &mut Command, home: &Path) -> usize {
 fn newer_builds() {
     for (suite, version) in [(Suite::Trixie, "zsh 5.9 "), (Suite::Sid, "zsh 5.9")] {
         skip_if!("newer_builds", needs::capture());
-        let root = match suite.root(&["zsh"]) {
-            Ok(root) => root.copy(&["usr/bin/zsh"]),
-            Err(reason) => {
-                skip_if!("newer_builds", Some(reason));
-                return;
-            }
-        };
+        let root = or_skip!("newer_builds", suite.root(&["zsh"])).copy(&["usr/bin/zsh"]);
         let home = root.path().join("home");
         for dir in [root.path(), &home] {
             std::fs::create_dir_all(dir).unwrap();

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::channel::Channel;
 use crate::failure::Failure;
-use crate::sandbox::{Child, Role};
+use crate::sandbox::{Child, Role, turn};
 
 /// Lines of a child's stderr that are shown; a module that shouts must not drown the log.
 const SHOWN_LINES: usize = 50;
@@ -47,6 +47,9 @@ impl std::fmt::Display for Ended {
             (Some(libc::SIGSEGV), _) => f.write_str("crashed (SIGSEGV)"),
             (Some(libc::SIGABRT), _) => f.write_str("aborted (SIGABRT)"),
             (Some(libc::SIGSYS), _) => f.write_str("was stopped at a system call that it may not make (SIGSYS)"),
+            (Some(libc::SIGXCPU), _) => {
+                f.write_str("hung and was stopped: it kept the processor without a pause (SIGXCPU)")
+            }
             (Some(libc::SIGKILL), _) => f.write_str("was killed (SIGKILL)"),
             (Some(signal), _) => write!(f, "was killed by signal {signal}"),
             (_, code) => write!(f, "ended with code {}", code.unwrap_or_default()),
@@ -100,6 +103,11 @@ impl Attended {
         if let Err(e) = self.channel.flush() {
             tracing::debug!("{}: cannot be told anything: {e}", self.name);
         }
+    }
+
+    /// Gives it its turn: see [`turn`].
+    pub fn grant_turn(&self) {
+        turn::grant(self.process.id());
     }
 
     /// Ends it at once.

@@ -332,6 +332,7 @@ impl Session {
     /// Twice a second.
     fn look_around(&mut self) {
         self.collector.flush();
+        self.collector.grant_turn();
         self.captures.iter_mut().for_each(Capture::look_around);
         self.filters.refresh();
         if let Some(packets) = &mut self.packets {

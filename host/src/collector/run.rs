@@ -19,7 +19,7 @@ use crate::packet::reader::Reader;
 use crate::protocol::control::Control;
 use crate::protocol::{CollectorStart, FromCollector, KernelTotals, TargetName, ToCollector};
 use crate::recording::{Header, RecordedModule};
-use crate::sandbox::{self, Entry, Limits, Role, child};
+use crate::sandbox::{self, Entry, Limits, Role, Turn, child};
 use crate::sink::{Format, OutputSpec, SessionEnd, SessionModule, SessionStart, SinkSet};
 use crate::statements::Gate;
 use crate::worker::BatchCounts;
@@ -170,7 +170,9 @@ struct Collector {
 impl Collector {
     fn run(mut self) -> Result<(), String> {
         let mut told = false;
+        let mut turn = Turn::new();
         loop {
+            turn.spend();
             // Asked before the links are looked at: what was published until then is in them, and what comes with the word
             // itself needs another look.
             let finishing = self.finish.is_some();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::{ChannelError, receive_with_fds};
 use super::spawn::{MAX_START, START_MAGIC};
-use super::{Identity, PreloadError, Role, filter, identity, memfd, preload, privileges, walls};
+use super::{Identity, PreloadError, Role, filter, identity, memfd, preload, privileges, turn, walls};
 
 /// Why the boundary does not stand. The process must end: nothing that was to be inside may run.
 #[derive(Debug, thiserror::Error)]
@@ -136,12 +136,18 @@ impl Limits {
             ("RLIMIT_NOFILE", Resource::Nofile, Some(self.open_files)),
             ("RLIMIT_MEMLOCK", Resource::Memlock, Some(0)),
             ("RLIMIT_STACK", Resource::Stack, Some(stack)),
+            ("RLIMIT_RTPRIO", Resource::Rtprio, Some(0)),
         ];
         for (name, resource, wanted) in limits {
             let Some(wanted) = wanted else { continue };
             // Raising a hard limit takes a capability that is gone by now.
             let most = rustix::process::getrlimit(resource).maximum.map_or(wanted, |hard| hard.min(wanted));
             step(name, setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }))?;
+        }
+        // SIGXCPU first, which says that it was its own doing. The collector runs nobody's code but ours.
+        if role == Role::Worker && rustix::process::getrlimit(Resource::Rttime).maximum.is_none() {
+            let [soft, hard] = [1, 2].map(|times| u64::try_from((turn::HARD * times).as_micros()).ok());
+            step("RLIMIT_RTTIME", setrlimit(Resource::Rttime, Rlimit { current: soft, maximum: hard }))?;
         }
         Ok(())
     }

@@ -101,6 +101,9 @@ fn common(list: &mut List) -> Result<(), BackendError> {
     list.any(&[libc::SYS_getrandom, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid]);
     list.any(&[libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_rseq, libc::SYS_exit, libc::SYS_exit_group]);
     list.any(&[libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack]);
+    // A turn is given up: of itself, and down only.
+    let normal = libc::SCHED_OTHER as u64;
+    list.when(libc::SYS_sched_setscheduler, &[(0, Arg::Int, Eq, 0), (1, Arg::Int, Eq, normal)])?;
     // abort() signals itself.
     let me = u64::from(std::process::id());
     list.when(libc::SYS_tgkill, &[(0, Arg::Int, Eq, me)])?;
@@ -187,6 +190,7 @@ pub(super) fn verify() -> Result<(), SandboxError> {
     expect(what, libc::EPERM, libc::SYS_execve, [0; 6])?; // EFAULT
     expect(what, libc::EPERM, libc::SYS_clone, [libc::CLONE_THREAD as usize, 0, 0, 0, 0, 0])?; // EINVAL
     expect(what, libc::EPERM, libc::SYS_ptrace, [usize::MAX, 0, 0, 0, 0, 0])?; // ESRCH
+    expect(what, libc::EPERM, libc::SYS_sched_setscheduler, [0, libc::SCHED_RR as usize, 0, 0, 0, 0])?; // EINVAL
     for number in ABSENT {
         expect("the calls to be absent", libc::ENOSYS, number, [0; 6])?; // EFAULT, EINVAL
     }

@@ -1,8 +1,8 @@
 //! What the broker keeps of its capabilities, and which ones it lacks.
 //!
-//! Decision: besides what capturing needs, SETUID, SETGID, SETPCAP and KILL stay for the whole run. Workers are
+//! Decision: besides what capturing needs, SETUID, SETGID, SETPCAP, KILL and SYS_NICE stay for the whole run. Workers are
 //! restarted after a crash, and a new child can give up its ids and its bounding set only if exec as root still gives
-//! it these; without KILL the broker could not end a child that runs as another user. The alternative, a second process
+//! it these; without KILL the broker could not end a child that runs as another user, without SYS_NICE give it its turns. The alternative, a second process
 //! that forks children, would hold the same capabilities and add a channel to attack.
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -64,7 +64,7 @@ pub struct Held {
     pub without: Option<&'static str>,
 }
 
-const USEFUL: [(&str, CapabilitySet, &str); 6] = [
+const USEFUL: [(&str, CapabilitySet, &str); 7] = [
     (
         "CAP_SETUID",
         CapabilitySet::SETUID,
@@ -73,6 +73,11 @@ const USEFUL: [(&str, CapabilitySet, &str); 6] = [
     ("CAP_SETGID", CapabilitySet::SETGID, "children keep this user's groups"),
     ("CAP_SETPCAP", CapabilitySet::SETPCAP, "children keep the capability bounding set"),
     ("CAP_KILL", CapabilitySet::KILL, "a child that hangs can only be ended by root"),
+    (
+        "CAP_SYS_NICE",
+        CapabilitySet::SYS_NICE,
+        "on a busy machine children may be left waiting until a ring is full: more is lost",
+    ),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "packets of network interfaces can not be captured (-m pcapng)"),
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "probes can be attached by uprobe_multi only (Linux 6.6)"),
 ];
@@ -92,8 +97,12 @@ fn look_in(effective: CapabilitySet) -> Vec<Held> {
 
 /// The set that [`keep_only`] keeps at most.
 fn wanted(keep: Keep) -> CapabilitySet {
-    let respawn = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP | CapabilitySet::KILL;
-    let mut set = CAPTURE.iter().fold(respawn, |set, c| set | c.1);
+    let children = CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETPCAP
+        | CapabilitySet::KILL
+        | CapabilitySet::SYS_NICE;
+    let mut set = CAPTURE.iter().fold(children, |set, c| set | c.1);
     set.set(CapabilitySet::NET_ADMIN, keep.net_admin);
     set.set(CapabilitySet::DAC_OVERRIDE, keep.dac_override);
     set.set(CapabilitySet::SYS_ADMIN, keep.perf_uprobes);

@@ -27,6 +27,7 @@ use crate::link::Producer;
 use crate::protocol::control::Control;
 use crate::protocol::{FromWorker, ReplayJob, Replayed, RunJob, ToWorker};
 use crate::recording::Reader;
+use crate::sandbox::Turn;
 
 /// Records looked at before events are published and the position moves.
 const BATCH_RECORDS: usize = 4096;
@@ -172,8 +173,9 @@ struct Pump<'a, S> {
 impl Pump<'_, Ring> {
     fn run(&mut self, ring: &OwnedFd, ring_bytes: u64, doorbell: &Doorbell) -> Result<(), Failed> {
         let (mut control, mut finish, mut last_record) = (Control::default(), false, Instant::now());
-        let mut pause = Pause::new(ring_bytes);
+        let (mut pause, mut turn) = (Pause::new(ring_bytes), Turn::new());
         loop {
+            turn.spend();
             // While the ring is busy the channel is looked at between rounds; else the sleep below watches it.
             if !finish
                 && let Some(ToWorker::Finish) = control.hear(Duration::ZERO).map_err(|e| failed("the broker", &e))?

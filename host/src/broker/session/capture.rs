@@ -344,6 +344,9 @@ impl Capture {
             );
             self.warned_lost = totals.lost + totals.partial;
         }
+        if let Worker::Running(worker) = &self.worker {
+            worker.grant_turn();
+        }
         if let Worker::Running(worker) = &mut self.worker
             && self.heard.elapsed() > HUNG
         {
