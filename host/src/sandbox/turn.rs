@@ -4,9 +4,9 @@
 //! sessions, the scheduler may leave a worker that is ready waiting for most of that (measured:
 //! docs/decisions/018-turns.md). So the broker makes workers and the collector real-time processes of the lowest priority
 //! ([`grant`], twice a second), and each of them gives that up by itself as soon as it has used its share of a processor,
-//! [`SHARE`] of a [`WINDOW`], until the broker grants the next turn ([`Turn::spend`]). Who could use all of a processor gets what
+//! 250 ms of a second, until the broker grants the next turn ([`Turn::spend`]). Who could use all of a processor gets what
 //! everybody gets, and a quarter. A child cannot grant itself anything: that takes CAP_SYS_NICE. A worker that does not give up its
-//! turn, since its module hangs, is ended by the kernel after [`HARD`].
+//! turn, since its module hangs, is ended by the kernel after 5 s.
 #![expect(unsafe_code, reason = "libc has the call, and nothing safe above it")]
 
 use std::time::{Duration, Instant};
