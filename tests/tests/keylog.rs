@@ -161,22 +161,19 @@ fn every_suite_of_openssl_3_0() {
 #[test]
 fn every_suite_of_openssl_1_1_1() {
     skip_unless_possible!("every_suite_of_openssl_1_1_1");
-    match Suite::Bullseye.root(&["libssl1.1"]) {
-        Ok(root) => with_a_copy(&Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1")),
-        Err(reason) => skip_if!("every_suite_of_openssl_1_1_1", Some(reason)),
-    }
+    let root = or_skip!("every_suite_of_openssl_1_1_1", Suite::Bullseye.root(&["libssl1.1"]));
+    with_a_copy(&Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1"));
 }
 
 #[test]
 #[ignore = "builds four libraries, two minutes each: `cargo xtask soak`"]
 fn every_suite_of_openssl_from_source() {
     skip_unless_possible!("every_suite_of_openssl_from_source");
-    for (version, of_crate) in sources::OPENSSL {
-        match sources::openssl(version, of_crate) {
-            Ok(path) => with_a_copy(&Library::of(&path, &version[..1])),
-            Err(reason) => skip_if!(&format!("every_suite_of_openssl_from_source {version}"), Some(reason)),
-        }
-    }
+    let one = |(version, of_crate)| {
+        let test = format!("every_suite_of_openssl_from_source {version}");
+        with_a_copy(&Library::of(&or_skip!(test, sources::openssl(version, of_crate)), &version[..1]));
+    };
+    sources::OPENSSL.into_iter().for_each(one);
 }
 
 /// A program with OpenSSL 4.0 inside. A client that offers Encrypted Client Hello has two random numbers; which one the library
@@ -216,14 +213,12 @@ fn encrypted_client_hello_of_openssl_4_0() {
 }
 
 fn in_a_container(test: &str, suite: Suite) {
-    match Contained::of(suite) {
-        Ok(contained) => every_suite(&contained.text(), |program, rsa| {
-            let [library, certificate, key] = contained.files();
-            let mut command = contained.command(program);
-            command.arg(library).arg(certificate).arg(key).arg(contained.put(rsa)).output().unwrap()
-        }),
-        Err(reason) => skip_if!(test, Some(reason)),
-    }
+    let contained = or_skip!(test, Contained::of(suite));
+    every_suite(&contained.text(), |program, rsa| {
+        let [library, certificate, key] = contained.files();
+        let mut command = contained.command(program);
+        command.arg(library).arg(certificate).arg(key).arg(contained.put(rsa)).output().unwrap()
+    });
 }
 
 #[test]

@@ -1,19 +1,22 @@
 //! PostgreSQL: what clients say is what the module tells, held against the server's own log; and clients that behave badly.
 
 use std::collections::BTreeMap;
+use std::fs::{Permissions, set_permissions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ecapture_tests::capture::{Capture, Finished, Modules, pid, read_events, text_bytes};
 use ecapture_tests::postgres::{PGBENCH, PSQL, Postgres, SERVER, USER, logged};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::wheels::wheel;
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::{needs, or_skip, skip_if};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
+use tempfile::TempDir;
 
 const LOGGED: &[&str] = &["log_statement=all", "log_line_prefix=%p|", "max_connections=100"];
 
@@ -412,6 +415,82 @@ fn a_statement_of_64_mib_is_cut_and_says_so() {
     );
 }
 
+/// A PgBouncer in front of a server, with three connections to it for any number of clients.
+struct Pooler {
+    process: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Pooler {
+    fn start(server: &Postgres) -> Result<Self, String> {
+        let root = Suite::Bookworm.root(&["pgbouncer"])?;
+        let dir = tempfile::tempdir().unwrap();
+        set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        // Of the libraries those that the machine may not have.
+        for library in std::fs::read_dir(root.path().join("usr/lib/x86_64-linux-gnu")).unwrap().flatten() {
+            let name = library.file_name().into_string().unwrap();
+            if ["libcares", "libevent"].iter().any(|own| name.starts_with(own)) && library.path().is_file() {
+                std::fs::copy(library.path(), dir.path().join(name)).unwrap();
+            }
+        }
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let settings = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={} user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
+             default_pool_size = 3\nmax_client_conn = 64\n",
+            server.port()
+        );
+        let file = dir.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new(root.path().join("usr/sbin/pgbouncer"));
+        command.arg("--quiet").arg(file).env_clear().env("LD_LIBRARY_PATH", dir.path()).uid(65534).gid(65534);
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "pgbouncer does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self { process, port, _dir: dir })
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn behind_a_pooler_each_statement_is_its_backends() {
+    let test = "behind_a_pooler_each_statement_is_its_backends";
+    skip_if!(test, needs::capture(), needs::program(SERVER, "postgresql-15"), needs::program(PGBENCH, "postgresql-15"));
+    let server = Postgres::start_with(LOGGED);
+    let pooler = or_skip!(test, Pooler::start(&server));
+    let initialised = server.client(PGBENCH).args(["-i", "-q", "-s", "1"]).output().unwrap();
+    assert!(initialised.status.success(), "{}", String::from_utf8_lossy(&initialised.stderr));
+    let before = server.log().len();
+    let out = server.dir().join("events");
+    let (_modules, capture) = start(&server, &["--ring-size", "64MiB", "-w", out.to_str().unwrap()]);
+    for mode in ["simple", "extended"] {
+        let mut load = server.client(PGBENCH);
+        load.env("PGPORT", pooler.port.to_string()).args(["-n", "-M", mode, "-c", "16", "-j", "2", "-t", "30"]);
+        let output = load.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    // A client has its answer before the server's call that sent it returns.
+    std::thread::sleep(Duration::from_millis(500));
+    let mut finished = capture.stop();
+    finished.events = read_events(&out);
+    finished.assert_whole();
+    let statements = compare(&server, before, &finished);
+    assert!(statements >= 2 * 16 * 30 * 7, "{statements}");
+    let backends = captured(&finished.events).len();
+    assert!((1..=3).contains(&backends), "{backends} backends for 16 clients");
+    println!("{statements} statements of 16 clients on {backends} backends");
+}
+
 #[test]
 fn clients_that_go_and_servers_that_crash_leave_nothing_open() {
     skip_if!(
@@ -618,7 +697,7 @@ fn tls_functions_copies_and_older_connections() {
     assert!(status.success());
     for file in [&key, &certificate] {
         chown(file, Some(65534), Some(65534)).unwrap();
-        std::fs::set_permissions(file, PermissionsExt::from_mode(0o600)).unwrap();
+        set_permissions(file, PermissionsExt::from_mode(0o600)).unwrap();
     }
     assert!(server.psql(&["-c", "alter system set ssl = on", "-c", "select pg_reload_conf()"]).status.success());
     // A connection that is there before the capture.

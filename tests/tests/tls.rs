@@ -244,23 +244,18 @@ fn openssl_1_1_1() {
 fn openssl_from_source() {
     skip_unless_possible!("openssl_from_source");
     let calls = tls::calls();
-    for (version, of_crate) in sources::OPENSSL {
-        match sources::openssl(version, of_crate) {
-            Ok(path) => {
-                println!("OpenSSL {version}");
-                let library = Library::of(&path, &version[..1]);
-                every_scenario(&library.text(), |name, number| library.run(&calls, name, number));
-            }
-            Err(reason) => skip_if!(&format!("openssl_from_source {version}"), Some(reason)),
-        }
-    }
+    let one = |(version, of_crate)| {
+        let test = format!("openssl_from_source {version}");
+        let library = Library::of(&or_skip!(test, sources::openssl(version, of_crate)), &version[..1]);
+        println!("OpenSSL {version}");
+        every_scenario(&library.text(), |name, number| library.run(&calls, name, number));
+    };
+    sources::OPENSSL.into_iter().for_each(one);
 }
 
 fn in_a_container(test: &str, suite: Suite) {
-    match Contained::of(suite) {
-        Ok(contained) => every_scenario(&contained.text(), |name, number| contained.run(name, number)),
-        Err(reason) => skip_if!(test, Some(reason)),
-    }
+    let contained = or_skip!(test, Contained::of(suite));
+    every_scenario(&contained.text(), |name, number| contained.run(name, number));
 }
 
 #[test]

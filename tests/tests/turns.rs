@@ -61,3 +61,21 @@ fn children_take_turns_and_give_them_up() {
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     assert!(!finished.said.contains("restart"), "{}", finished.said);
 }
+
+#[test]
+fn without_real_time_there_is_none() {
+    let test = "without_real_time_there_is_none";
+    skip_if!(test, needs::capture(), needs::program("/usr/bin/gcc", "gcc"));
+    let (modules, program) = (Modules::with(&["evil"]), Program::compile("evil-target.c", "evil-target"));
+    let args = ["evil", "--target", &program.text(), "--no-real-time", "-o", "json"];
+    let capture = Capture::start(&modules, &args);
+    // Two ticks of the broker and more.
+    std::thread::sleep(Duration::from_millis(1500));
+    for role in ["worker", "collector"] {
+        assert_eq!(policy(capture.child(role)), (NORMAL, 0), "{role}");
+    }
+    program.run(&["100", "0"]);
+    let finished = capture.stop();
+    finished.assert_whole();
+    assert_eq!(finished.named("evil.said").count(), 100);
+}

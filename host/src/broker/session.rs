@@ -332,8 +332,11 @@ impl Session {
     /// Twice a second.
     fn look_around(&mut self) {
         self.collector.flush();
-        self.collector.grant_turn();
         self.captures.iter_mut().for_each(Capture::look_around);
+        if self.options.real_time {
+            self.collector.grant_turn();
+            self.captures.iter().for_each(Capture::grant_turn);
+        }
         self.filters.refresh();
         if let Some(packets) = &mut self.packets {
             packets.look_around(&self.filters);

@@ -34,6 +34,7 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         cgroups: Vec::new(),
         containers: Vec::new(),
         follow: false,
+        real_time: true,
         format: Format::Json,
         format_open: false,
         keylog_file: None,

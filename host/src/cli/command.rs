@@ -168,6 +168,7 @@ pub fn common_args() -> Vec<Arg> {
             .value_delimiter(',')
             .help("Only this container, by the first digits of its id (a list)"),
         flag("no-new-targets", "Only programs and libraries that are found at the start, not those that come later"),
+        flag("no-real-time", "No real-time turns for what empties the rings: more is lost on a busy machine"),
         Arg::new("output")
             .short('o')
             .long("output")

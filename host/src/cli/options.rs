@@ -127,6 +127,8 @@ pub struct RunOptions {
     pub containers: Vec<String>,
     /// Files and processes that come later are captured from as well.
     pub follow: bool,
+    /// Workers and the collector get their turns ([`crate::sandbox::turn`]).
+    pub real_time: bool,
     /// How events are written.
     pub format: Format,
     /// Nobody said how: the modules' modes may.
@@ -231,6 +233,7 @@ impl RunOptions {
             cgroups: matches.get_many("cgroup").into_iter().flatten().cloned().collect(),
             containers: matches.get_many("container").into_iter().flatten().cloned().collect(),
             follow: !matches.get_flag("no-new-targets"),
+            real_time: !matches.get_flag("no-real-time"),
             format,
             format_open: matches.value_source("output") == Some(ValueSource::DefaultValue),
             keylog_file: matches.get_one::<String>("keylog-file").map(PathBuf::from),

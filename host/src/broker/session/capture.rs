@@ -344,15 +344,19 @@ impl Capture {
             );
             self.warned_lost = totals.lost + totals.partial;
         }
-        if let Worker::Running(worker) = &self.worker {
-            worker.grant_turn();
-        }
         if let Worker::Running(worker) = &mut self.worker
             && self.heard.elapsed() > HUNG
         {
             self.hung = true;
             self.heard = Instant::now();
             worker.kill();
+        }
+    }
+
+    /// The worker gets its turn.
+    pub fn grant_turn(&self) {
+        if let Worker::Running(worker) = &self.worker {
+            worker.grant_turn();
         }
     }
 
