@@ -69,7 +69,7 @@ fn without_real_time_there_is_none() {
     let (modules, program) = (Modules::with(&["evil"]), Program::compile("evil-target.c", "evil-target"));
     let args = ["evil", "--target", &program.text(), "--no-real-time", "-o", "json"];
     let capture = Capture::start(&modules, &args);
-    // Two ticks of the broker and more.
+    // Time for many turns.
     std::thread::sleep(Duration::from_millis(1500));
     for role in ["worker", "collector"] {
         assert_eq!(policy(capture.child(role)), (NORMAL, 0), "{role}");

@@ -34,6 +34,7 @@ use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::protocol::{FromCollector, FromWorker, KernelTotals, Process, ToCollector};
 use crate::sandbox::privileges::{self, Keep};
+use crate::sandbox::turn;
 use crate::target::discover::wanted as wanted_names;
 use crate::target::{Later, cgroup, fits, process};
 pub(crate) use capture::LINK_BYTES;
@@ -204,6 +205,7 @@ enum Happened {
     Looked(Option<Box<Looked>>),
     Interfaces,
     RestartDue(usize),
+    Turns,
     Tick,
 }
 
@@ -275,6 +277,8 @@ impl Session {
         let deadline = self.options.duration.map(|d| tokio::time::Instant::now() + d);
         let mut tick = interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turns = interval(turn::WINDOW);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let restart = self.next_restart();
             if self.phase == Phase::Capturing {
@@ -291,6 +295,7 @@ impl Session {
                 () = Packets::changed(&mut self.packets) => Happened::Interfaces,
                 looked = self.discovery.looked() => Happened::Looked(looked.map(Box::new)),
                 index = at(restart), if restart.is_some() => Happened::RestartDue(index),
+                _ = turns.tick(), if self.options.real_time => Happened::Turns,
                 _ = tick.tick() => Happened::Tick,
             };
             match happened {
@@ -317,6 +322,10 @@ impl Session {
                         packets.look_again(&self.collector);
                     }
                 }
+                Happened::Turns => {
+                    self.collector.grant_turn();
+                    self.captures.iter().for_each(Capture::grant_turn);
+                }
                 Happened::Tick => self.look_around(),
                 Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
@@ -333,10 +342,6 @@ impl Session {
     fn look_around(&mut self) {
         self.collector.flush();
         self.captures.iter_mut().for_each(Capture::look_around);
-        if self.options.real_time {
-            self.collector.grant_turn();
-            self.captures.iter().for_each(Capture::grant_turn);
-        }
         self.filters.refresh();
         if let Some(packets) = &mut self.packets {
             packets.look_around(&self.filters);

@@ -2,8 +2,8 @@
 //!
 //! Decision: besides what capturing needs, SETUID, SETGID, SETPCAP, KILL and SYS_NICE stay for the whole run. Workers are
 //! restarted after a crash, and a new child can give up its ids and its bounding set only if exec as root still gives
-//! it these; without KILL the broker could not end a child that runs as another user, without SYS_NICE give it its turns. The alternative, a second process
-//! that forks children, would hold the same capabilities and add a channel to attack.
+//! it these; without KILL the broker could not end a child that runs as another user, without SYS_NICE give it its turns.
+//! The alternative, a second process that forks children, would hold the same capabilities and add a channel to attack.
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
