@@ -564,7 +564,7 @@ ECAP_INLINE int nested(struct pt_regs *ctx, __u64 text)
 	if (!session || !session->sequence)
 		return 0;
 	session->sequence++;
-	head = ecap_begin(&m, PG_STREAM_PROTOCOL, sizeof(*head), ecap_user_ptr(text), PG_NESTED_MAX, PG_NESTED_MAX);
+	head = ecap_begin_string(&m, PG_STREAM_PROTOCOL, sizeof(*head), ecap_user_ptr(text), PG_NESTED_MAX);
 	if (!head)
 		return 0;
 	fill_head(session, head, PG_NESTED, 0);

@@ -43,16 +43,24 @@ ECAP_INLINE struct steps *look_at(__u64 statement)
 	return s;
 }
 
-ECAP_INLINE struct message *begin(struct ecap_message *m, __u32 kind, __u64 statement, __u64 user, __u64 length, __u64 max)
+ECAP_INLINE struct message *about(struct message *r, __u32 kind, __u64 statement)
 {
-	struct message *r = ecap_begin(m, 0, sizeof(*r), ecap_user_ptr(user), length, max);
-
 	if (r) {
 		__builtin_memset(r, 0, sizeof(*r));
 		r->kind = kind;
 		r->statement = statement;
 	}
 	return r;
+}
+
+ECAP_INLINE struct message *begin(struct ecap_message *m, __u32 kind, __u64 statement, __u64 user, __u64 length)
+{
+	return about(ecap_begin(m, 0, sizeof(struct message), ecap_user_ptr(user), length, VALUE_MAX), kind, statement);
+}
+
+ECAP_INLINE struct message *begin_string(struct ecap_message *m, __u32 kind, __u64 statement, __u64 user)
+{
+	return about(ecap_begin_string(m, 0, sizeof(struct message), ecap_user_ptr(user), TEXT_MAX), kind, statement);
 }
 
 /* int sqlite3_step(sqlite3_stmt *) */
@@ -79,7 +87,7 @@ int step(struct pt_regs *ctx)
 	if (bpf_map_update_elem(&executions, &s->e, &s->none, BPF_NOEXIST))
 		ecap_add(state_full, 1);
 	m = ecap_message(ctx);
-	if (begin(&m, BEGIN, ecap_arg0(ctx), text, TEXT_MAX, TEXT_MAX))
+	if (begin_string(&m, BEGIN, ecap_arg0(ctx), text))
 		ecap_end_string(&m, TEXT_MAX);
 	return 0;
 }
@@ -94,7 +102,7 @@ ECAP_INLINE void end(struct pt_regs *ctx, struct steps *s, __u32 kind, __s64 res
 	if (!rows && kind == END)
 		return;
 	m = ecap_message(ctx);
-	r = begin(&m, kind, s->e.statement, 0, 0, 0);
+	r = begin(&m, kind, s->e.statement, 0, 0);
 	if (r) {
 		r->value = result;
 		r->rows = rows ? *rows : 0;
@@ -160,7 +168,7 @@ int bind(struct pt_regs *ctx)
 	if (!ecap_wanted() || length < 0)
 		return 0;
 	m = ecap_message(ctx);
-	r = begin(&m, BIND, ecap_arg0(ctx), ecap_arg2(ctx), length, VALUE_MAX);
+	r = begin(&m, BIND, ecap_arg0(ctx), ecap_arg2(ctx), length);
 	if (!r)
 		return 0;
 	r->number = ecap_arg1(ctx);
@@ -181,7 +189,7 @@ int bind_string(struct pt_regs *ctx)
 	if (!ecap_wanted() || !ecap_arg2(ctx) || (__s32)ecap_arg3(ctx) >= 0)
 		return 0;
 	m = ecap_message(ctx);
-	r = begin(&m, BIND, ecap_arg0(ctx), ecap_arg2(ctx), TEXT_MAX, TEXT_MAX);
+	r = begin_string(&m, BIND, ecap_arg0(ctx), ecap_arg2(ctx));
 	if (!r)
 		return 0;
 	r->number = ecap_arg1(ctx);

@@ -130,10 +130,11 @@ fn the_module_openssl() {
     let modules = Modules::with(&["openssl"]);
     let (library, calls) = (Library::installed(), tls::calls());
     let dir = tempfile::tempdir().unwrap();
-    // A shell that waits, whose children talk TLS: commands for all processes are run for it.
+    // A shell that waits, whose children talk TLS: commands for all processes are run for it. Those that talk are soon gone; one
+    // that has the library is always there.
     let mut shell = library.command(Path::new("/bin/sh"));
     let talk = format!(
-        "while read -r _; do {} {} {} {} reuse 2 > /dev/null; done",
+        "LD_PRELOAD={1} sleep 600 & while read -r _; do {0} {1} {2} {3} reuse 2 > /dev/null; done; kill $!",
         calls.path().display(),
         library.text(),
         library.certificate().display(),
@@ -159,7 +160,8 @@ fn the_module_openssl() {
         if !command.contains("--duration") && !command.contains("--count") && !command.contains("plan") {
             whole += " --duration 3s";
         }
-        let shown = String::from_utf8(run(&modules, dir.path(), &whole, &instead, order).stdout).unwrap();
+        let output = run(&modules, dir.path(), &whole, &instead, order);
+        let (shown, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
         let file = ["plaintext.jsonl", "keys.log"].into_iter().find(|file| command.contains(file));
         let shown = file.map_or(shown, |file| std::fs::read_to_string(dir.path().join(file)).unwrap());
         let wanted = match () {
@@ -169,7 +171,7 @@ fn the_module_openssl() {
             () if command.contains("keylog") => "CLIENT_HANDSHAKE_TRAFFIC_SECRET ",
             () => "round 1",
         };
-        assert!(shown.contains(wanted), "{command}: {shown}");
+        assert!(shown.contains(wanted), "{command}: {shown}{said}");
     }
     drop(orders);
     let _ = waiting.wait();

@@ -212,7 +212,11 @@ fn whole(finished: &Finished) -> serde_json::Value {
 fn is_chatter(frame: &Frame) -> bool {
     let data = &frame.data;
     let icmp = data.get(20) == Some(&58) || (data.get(20) == Some(&0) && data.get(54) == Some(&58));
-    data.get(12..14) == Some(&[0x86, 0xdd]) && icmp || data.get(12..14) == Some(&[0x08, 0x06])
+    match data.get(12..14) {
+        Some([0x86, 0xdd]) => icmp,
+        Some([0x08, 0x00]) => data.get(23) == Some(&2),
+        other => other == Some(&[0x08, 0x06]),
+    }
 }
 
 fn has_port(frame: &Frame, port: u16) -> bool {
@@ -577,7 +581,10 @@ fn tunnels_and_bridges() {
     here.tell("for n in (1, 500, 4000): udp('10.78.0.2', 9, n)");
     here.tell("os.write(tun, ipv4(struct.pack('!HHHH', 9, 5001, 11, 0) + b'tun'))");
     there.tell("bulk('10.77.0.2', 5000, 200_000)");
-    let is_chatter = |f: &Frame| if f.link_type == 101 { f.data[0] >> 4 == 6 } else { is_chatter(f) };
+    let is_chatter = |f: &Frame| match f.link_type {
+        101 => f.data[0] >> 4 == 6 || f.data[9] == 2,
+        _ => is_chatter(f),
+    };
     let dumped = dumps.map(|(link, dump)| (link, dump.stop()));
     whole(&capture.stop());
     let frames = packets.frames("all.pcapng");

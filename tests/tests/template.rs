@@ -72,7 +72,7 @@ impl Sqlite {
     }
 }
 
-/// 700 statements of Python, most with values; prints what is to be captured.
+/// 761 statements of Python, most with values; prints what is to be captured.
 const SCRIPT: &str = r#"
 import json, sqlite3
 db = sqlite3.connect(":memory:", isolation_level=None)
@@ -95,6 +95,9 @@ for n in range(90):
     run("select ?1, ?2, ?1 /* p %d */" % n, (None, -2**63 + n), "NULL, %d" % (-2**63 + n))
 for n in range(9):
     run("insert into t values (?, 1, 2) /* p %d */" % n, (n,), str(n), "SQLITE_CONSTRAINT")
+# Around the lengths from which a text takes more ring space.
+for n in [*range(370, 400), *range(4466, 4496), 30000]:
+    run("select 1 /* p%s */" % ("x" * (n - 16)))
 print(json.dumps(said))
 "#;
 
@@ -132,7 +135,7 @@ fn a_stranger_makes_a_module_and_captures_with_it() {
     captures(&modules);
 }
 
-/// 1,000 statements of two programs, exactly.
+/// 1,061 statements of two programs, exactly.
 fn captures(modules: &Modules) {
     let sqlite = Sqlite::new();
     let library = sqlite.library();
@@ -165,7 +168,7 @@ fn captures(modules: &Modules) {
     // Both in order: each program has one connection.
     let marked = |event: &&Value| ["/* p", "/* s"].iter().any(|m| event["db.query.text"].to_string().contains(m));
     let captured: Vec<Value> = finished.named("sqlite.statement").filter(marked).map(shown).collect();
-    assert_eq!(expected.len(), 1_000);
+    assert_eq!(expected.len(), 1_061);
     for (number, (captured, expected)) in captured.iter().zip(&expected).enumerate() {
         assert_eq!(captured, expected, "statement {number}");
     }

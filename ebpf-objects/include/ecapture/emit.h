@@ -238,16 +238,62 @@ fault:
 	ecap_fault_(record, 0, left);
 }
 
-/* Instead of ecap_end, for a C string of at most `max` - 1 bytes (a constant, the `length` and `max` given to ecap_begin):
- * what goes out ends before the NUL. A string that is longer is sent as far as it goes; how much longer nobody knows. */
+/* Ring space that is tried for a string before as much as its `max` bytes need. */
+#define ECAP_STRING_SHORT_ 512
+#define ECAP_STRING_MIDDLE_ (4096 + ECAP_ROOM_)
+
+/* Instead of ecap_begin, for a C string of at most `max` - 1 bytes (a constant): how long it is shows when it is read, so
+ * little ring space is taken first, and more if that does not do. ecap_end_string ends it. */
+ECAP_INLINE void *ecap_begin_string(struct ecap_message *m, __u16 stream, __u64 fixed, const void *user, __u64 max)
+{
+	__u64 room = max;
+	if (fixed < ECAP_CLASS_DATA(ECAP_STRING_SHORT_) && max > ECAP_CLASS_DATA(ECAP_STRING_SHORT_) - fixed)
+		room = ECAP_CLASS_DATA(ECAP_STRING_SHORT_) - fixed;
+	return ecap_begin(m, stream, fixed, user, room, max);
+}
+
+/* Gives the record back for one with room for as many bytes: 0 if there is none, and the message is lost. */
+ECAP_INLINE struct ecap_record *ecap_widen_(struct ecap_record *record, __u64 fixed, __u64 room)
+{
+	struct ecap_record *wider = bpf_ringbuf_reserve(&ecap_events, sizeof(*wider) + fixed + room, 0);
+
+	if (wider) {
+		__builtin_memcpy(wider, record, sizeof(*wider) + fixed);
+	} else {
+		ecap_add(lost_bytes, fixed + room);
+		ecap_add(lost, 1);
+		ecap_add(pending_lost, record->lost_before + 1ULL);
+	}
+	bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+	return wider;
+}
+
+/* Instead of ecap_end, for a C string of at most `max` - 1 bytes (a constant, the `max` given to ecap_begin_string, or `length`
+ * and `max` given to ecap_begin): what goes out ends before the NUL. A string that is longer is sent as far as it goes; how
+ * much longer nobody knows. */
 ECAP_INLINE void ecap_end_string(struct ecap_message *m, __u64 max)
 {
 	struct ecap_record *record = m->record;
 	const void *user = (const void *)record->message;
+	__u64 room = __builtin_constant_p(m->bytes) ? m->bytes : max;
 	long n;
 
 	record->message = 0;
-	n = bpf_probe_read_user_str((void *)(record + 1) + m->fixed, max, user);
+	n = bpf_probe_read_user_str((void *)(record + 1) + m->fixed, room, user);
+	/* All of the room is used: it may go on. */
+	if (room < max && max > ECAP_STRING_MIDDLE_ && n == (long)room) {
+		room = ECAP_CLASS_DATA(ECAP_STRING_MIDDLE_) - m->fixed;
+		record = ecap_widen_(record, m->fixed, room);
+		if (!record)
+			return;
+		n = bpf_probe_read_user_str((void *)(record + 1) + m->fixed, room, user);
+	}
+	if (room < max && n == (long)room) {
+		record = ecap_widen_(record, m->fixed, max);
+		if (!record)
+			return;
+		n = bpf_probe_read_user_str((void *)(record + 1) + m->fixed, max, user);
+	}
 	if (n <= 0) {
 		record->total = m->fixed;
 		ecap_fault_(record, m->fixed, 0);

@@ -274,7 +274,8 @@ fn keep_only() -> Check {
     use rustix::thread::{CapabilitySet as C, capabilities, capability_is_in_bounding_set};
     privileges::keep_only(Keep::default()).map_err(text)?;
     privileges::undumpable().map_err(text)?;
-    let want = C::BPF | C::PERFMON | C::SYS_PTRACE | C::DAC_READ_SEARCH | C::SETUID | C::SETGID | C::SETPCAP | C::KILL;
+    let restarts = C::SETUID | C::SETGID | C::SETPCAP | C::KILL | C::SYS_NICE;
+    let want = C::BPF | C::PERFMON | C::SYS_PTRACE | C::DAC_READ_SEARCH | restarts;
     let held = capabilities(None).map_err(text)?;
     ensure!(held.effective == want && held.permitted == want && held.inheritable.is_empty(), "{held:?}");
     for gone in [C::SYS_ADMIN, C::DAC_OVERRIDE, C::NET_ADMIN, C::SYS_MODULE, C::CHECKPOINT_RESTORE] {

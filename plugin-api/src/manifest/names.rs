@@ -34,6 +34,7 @@ pub const RESERVED_LONG: &[&str] = &[
     "multiline",
     "no-children",
     "no-new-targets",
+    "no-real-time",
     "output",
     "packet-filter",
     "packet-hook",
