@@ -274,3 +274,16 @@ fn links_between_the_documents_lead_somewhere() {
     }
     assert!(followed > 6, "{followed} links");
 }
+
+/// `cargo xtask` installs clang, so it must itself be built without: nothing that it is made of compiles eBPF programs.
+#[test]
+fn xtask_is_built_where_nothing_is_installed_yet() {
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).args(["tree", "--offline", "-p", "xtask", "-e", "normal,build", "--prefix", "none"]);
+    let output = cargo.output().expect("cargo tree");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let has = |package: &str| tree.lines().any(|line| line.split(' ').next() == Some(package));
+    assert!(has("ecapture-tests"), "{tree}");
+    assert!(!has("ecapture-ebpf"), "xtask would need clang before it can install it:\n{tree}");
+}

@@ -99,7 +99,7 @@ pub fn soak() -> Result<()> {
 pub fn bench(parts: &[&str]) -> Result<()> {
     setup::bench()?;
     let bin = build::for_tests()?;
-    let run = ["run", "--release", "-p", "ecapture-tests", "--bin", "bench", "--"];
+    let run = ["run", "--release", "-p", "ecapture-bench", "--"];
     must(cargo(&run).args(parts).env("ECAPTURE_BIN", bin))
 }
 

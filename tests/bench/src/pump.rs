@@ -28,7 +28,7 @@ impl Source {
     fn start(dir: &Path) -> Self {
         let file = dir.join("ecapture-burst");
         if !file.exists() {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/targets/burst.c");
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/targets/burst.c");
             let status = Command::new("gcc").args(["-O1", "-o"]).arg(&file).arg(source).status().expect("gcc");
             assert!(status.success(), "gcc failed");
         }

@@ -64,7 +64,7 @@ fn messages(number: u64, time_ns: u64) -> [Vec<u8>; 2] {
 
 /// Makes the recording; its module is the golden one's.
 fn make(file: &tempfile::NamedTempFile) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/mysql/mariadb-10.11.ecaprec");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/mysql/mariadb-10.11.ecaprec");
     let bytes = std::fs::read(golden).expect("the golden recording");
     let len = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[32..16 + len]).expect("JSON");

@@ -64,7 +64,7 @@ fn seconds(args: &[&str], recording: Option<&Path>) -> f64 {
 
 /// Without a server: the short records of the golden session, again and again.
 fn short() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/mysql/mariadb-10.11.ecaprec");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/mysql/mariadb-10.11.ecaprec");
     let bytes = std::fs::read(golden).expect("the golden recording");
     let (mut at, mut header, mut short) = (8, serde_json::Value::Null, Vec::new());
     while let Some(head) = bytes.get(at..at + 24) {
