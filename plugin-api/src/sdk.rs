@@ -39,6 +39,7 @@ pub mod elf;
 mod error;
 #[doc(hidden)]
 pub mod export;
+mod fields;
 #[doc(hidden)]
 pub mod glue;
 mod host;
@@ -51,6 +52,7 @@ pub use crate::plan::{
     Probe, ProbeKind, Value, WrapperArgument,
 };
 pub use error::Error;
+pub use fields::Fields;
 pub use host::Host;
 pub use out::{EventBuilder, Out};
 pub use record::{Record, Target};

@@ -3,6 +3,7 @@
 //!
 //! Not here: what the messages mean together (`decode`). Every length is checked, nothing is indexed.
 
+use ecapture_plugin_api::sdk::Fields;
 use thiserror::Error;
 
 /// Bytes of `struct bash_head`; the bytes that the kind has follow.
@@ -146,20 +147,19 @@ pub enum RecordError {
 /// # Errors
 /// [`RecordError`], for every input that the kernel side can't have written.
 pub fn parse(data: &[u8]) -> Result<Message<'_>, RecordError> {
-    let fields = Fields(data);
-    let bytes = data.get(HEAD..).ok_or(RecordError::Short(data.len()))?;
-    let (kind, flags, value) = (fields.u32(0)?, fields.u32(4)?, fields.u32(20)?);
-    let length = fields.u64(40)?;
+    let (fields, bytes) = Fields::<HEAD>::split(data).ok_or(RecordError::Short(data.len()))?;
+    let (kind, flags, value) = (fields.u32::<0>(), fields.u32::<4>(), fields.u32::<20>());
+    let length = fields.u64::<40>();
     let came = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let Some(missing) = length.checked_sub(came) else {
         return Err(RecordError::Long { came: bytes.len(), said: length });
     };
     let text = Bytes { bytes, missing };
-    let command = Id { process: fields.u32(16)?, start_ns: fields.u64(8)? };
+    let command = Id { process: fields.u32::<16>(), start_ns: fields.u64::<8>() };
     let command = (command.start_ns != 0).then_some(command);
     let id = || command.ok_or(RecordError::NoCommand(kind));
     Ok(match kind {
-        kind::START => Message::Start { id: id()?, flags, sp: fields.u64(24)?, caller: fields.u64(32)?, text },
+        kind::START => Message::Start { id: id()?, flags, sp: fields.u64::<24>(), caller: fields.u64::<32>(), text },
         kind::END => Message::End { id: id()?, status: value },
         kind::FORK => Message::Fork { id: id()?, child: value },
         kind::HINT => Message::Hint { id: id()?, status: value },
@@ -175,24 +175,6 @@ fn shell_status(status: u32) -> u32 {
     match status & 0x7f {
         0 => status >> 8 & 0xff,
         signal => 128 + signal,
-    }
-}
-
-/// Little-endian fields.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], RecordError> {
-        let found = self.0.get(at..).and_then(|data| data.first_chunk::<N>());
-        found.copied().ok_or(RecordError::Short(self.0.len()))
-    }
-
-    fn u32(&self, at: usize) -> Result<u32, RecordError> {
-        self.array(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Result<u64, RecordError> {
-        self.array(at).map(u64::from_le_bytes)
     }
 }
 

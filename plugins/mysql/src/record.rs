@@ -4,6 +4,7 @@
 //! Not here: what the messages mean together (`decode`). Every length is checked, nothing is indexed.
 
 use crate::command::Command;
+use ecapture_plugin_api::sdk::Fields;
 use thiserror::Error;
 
 /// Bytes of `struct mysql_head`.
@@ -274,16 +275,16 @@ pub enum Body<'a> {
 /// # Errors
 /// [`RecordError`], for every input that the kernel side can't have written.
 pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
-    let fields = Fields { what: "message", fixed: HEAD, data };
-    let kind = fields.u32(0)?;
-    let number = fields.u32(4)?;
+    let (fields, _) = split::<HEAD>("message", data)?;
+    let kind = fields.u32::<0>();
+    let number = fields.u32::<4>();
     let command = u8::try_from(number).map_err(|_| RecordError::Command(number))?;
-    let connection = fields.u64(16)?;
+    let connection = fields.u64::<16>();
     let head = Head {
         command: Command(command),
-        thd: fields.u64(8)?,
+        thd: fields.u64::<8>(),
         connection: (connection != UNKNOWN_ID).then_some(connection),
-        start_ns: fields.u64(24)?,
+        start_ns: fields.u64::<24>(),
     };
     let body = match kind {
         kind::START => Body::Start(start(data)?),
@@ -297,117 +298,87 @@ pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
 }
 
 fn start(data: &[u8]) -> Result<Start<'_>, RecordError> {
-    let fields = Fields { what: "START", fixed: START, data };
-    let packet = fields.rest()?;
-    let length = fields.u32(32)?;
+    let (fields, packet) = split::<START>("START", data)?;
+    let length = fields.u32::<32>();
     let most = usize::try_from(length).unwrap_or(usize::MAX);
     if packet.len() > most {
         return Err(RecordError::Long { what: "packet of START", len: packet.len(), most });
     }
-    let flags = fields.u32(36)?;
-    let statement = fields.u32(40)?;
+    let flags = fields.u32::<36>();
+    let statement = fields.u32::<40>();
     Ok(Start {
         length,
         flags,
         statement: (flags & start_flag::STATEMENT != 0).then_some(statement),
-        product: fields.u32(44)?,
+        product: fields.u32::<44>(),
         packet,
     })
 }
 
 fn end(data: &[u8]) -> Result<End, RecordError> {
-    let fields = Fields { what: "END", fixed: END, data };
-    let rest = fields.rest()?;
+    let (fields, rest) = split::<END>("END", data)?;
     if !rest.is_empty() {
         return Err(RecordError::Long { what: "END", len: data.len(), most: END });
     }
     Ok(End {
-        flags: fields.u32(32)?,
-        statement: fields.u32(36)?,
-        rows: fields.u64(40)?,
-        affected_rows: fields.u64(48)?,
-        insert_id: fields.u64(56)?,
-        results: fields.u32(64)?,
-        result_sets: fields.u32(68)?,
-        errors: fields.u32(72)?,
-        warnings: fields.u32(76)?,
-        error: fields.u32(84)?,
-        sqlstate: fields.array(88)?,
-        returned: fields.u32(96)?,
-        parameters: fields.u32(100)?,
+        flags: fields.u32::<32>(),
+        statement: fields.u32::<36>(),
+        rows: fields.u64::<40>(),
+        affected_rows: fields.u64::<48>(),
+        insert_id: fields.u64::<56>(),
+        results: fields.u32::<64>(),
+        result_sets: fields.u32::<68>(),
+        errors: fields.u32::<72>(),
+        warnings: fields.u32::<76>(),
+        error: fields.u32::<84>(),
+        sqlstate: *fields.bytes::<88, 5>(),
+        returned: fields.u32::<96>(),
+        parameters: fields.u32::<100>(),
     })
 }
 
 fn error(data: &[u8]) -> Result<Failure<'_>, RecordError> {
-    let fields = Fields { what: "ERROR", fixed: ERROR, data };
-    let text = fields.rest()?;
+    let (fields, text) = split::<ERROR>("ERROR", data)?;
     if text.len() > ERROR_TEXT_MAX {
         return Err(RecordError::Long { what: "text of ERROR", len: text.len(), most: ERROR_TEXT_MAX });
     }
-    Ok(Failure { error: fields.u32(32)?, sqlstate: fields.array(40)?, text })
+    Ok(Failure { error: fields.u32::<32>(), sqlstate: *fields.bytes::<40, 5>(), text })
 }
 
 fn login(data: &[u8]) -> Result<Login<'_>, RecordError> {
-    let fields = Fields { what: "LOGIN", fixed: LOGIN, data };
-    if !fields.rest()?.is_empty() {
+    let (fields, rest) = split::<LOGIN>("LOGIN", data)?;
+    if !rest.is_empty() {
         return Err(RecordError::Long { what: "LOGIN", len: data.len(), most: LOGIN });
     }
-    let flags = fields.u32(32)?;
+    let flags = fields.u32::<32>();
     let has = |flag: u32| flags & flag != 0;
-    let port = u16::try_from(fields.u32(36)?).unwrap_or(0);
+    let port = u16::try_from(fields.u32::<36>()).unwrap_or(0);
     Ok(Login {
-        user: has(login_flag::USER).then(|| fields.text(88, 488)),
-        database: has(login_flag::DATABASE).then(|| fields.text(488, LOGIN)),
-        peer: has(login_flag::PEER).then(|| (fields.text(40, 88), port)),
+        user: has(login_flag::USER).then(|| text(fields.bytes::<88, 400>())),
+        database: has(login_flag::DATABASE).then(|| text(fields.bytes::<488, { LOGIN - 488 }>())),
+        peer: has(login_flag::PEER).then(|| (text(fields.bytes::<40, 48>()), port)),
     })
 }
 
 fn parameters(data: &[u8]) -> Result<Array<'_>, RecordError> {
-    let fields = Fields { what: "PARAMETERS", fixed: PARAMETERS, data };
-    let rest = fields.rest()?;
-    let count = fields.u32(40)?;
+    let (fields, rest) = split::<PARAMETERS>("PARAMETERS", data)?;
+    let count = fields.u32::<40>();
     let most = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PS_PARAM);
     if rest.len() > most {
         return Err(RecordError::Long { what: "array of PARAMETERS", len: rest.len(), most });
     }
     let (entries, _cut) = rest.as_chunks::<PS_PARAM>();
-    Ok(Array { base: fields.u64(32)?, count, new_types: fields.u32(44)? != 0, entries })
+    Ok(Array { base: fields.u64::<32>(), count, new_types: fields.u32::<44>() != 0, entries })
 }
 
-/// Little-endian fields of one message's fixed part.
-struct Fields<'a> {
-    what: &'static str,
-    fixed: usize,
-    data: &'a [u8],
+/// The fixed part of a message, and what follows it.
+fn split<'a, const N: usize>(what: &'static str, data: &'a [u8]) -> Result<(Fields<'a, N>, &'a [u8]), RecordError> {
+    Fields::split(data).ok_or(RecordError::Short { what, len: data.len(), fixed: N })
 }
 
-impl<'a> Fields<'a> {
-    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], RecordError> {
-        let found = self.data.get(at..).and_then(|data| data.first_chunk::<N>());
-        found.copied().ok_or(RecordError::Short { what: self.what, len: self.data.len(), fixed: self.fixed })
-    }
-
-    fn u32(&self, at: usize) -> Result<u32, RecordError> {
-        self.array(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Result<u64, RecordError> {
-        self.array(at).map(u64::from_le_bytes)
-    }
-
-    /// A text with a NUL at its end, or without one all of its place.
-    fn text(&self, from: usize, to: usize) -> &'a [u8] {
-        let place = self.data.get(from..to).unwrap_or_default();
-        place.split(|byte| *byte == 0).next().unwrap_or_default()
-    }
-
-    fn rest(&self) -> Result<&'a [u8], RecordError> {
-        self.data.get(self.fixed..).ok_or(RecordError::Short {
-            what: self.what,
-            len: self.data.len(),
-            fixed: self.fixed,
-        })
-    }
+/// A text with a NUL at its end, or without one all of its place.
+fn text(place: &[u8]) -> &[u8] {
+    place.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 #[cfg(test)]

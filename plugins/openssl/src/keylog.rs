@@ -9,7 +9,7 @@ use crate::record::connection;
 use ecapture_plugin_api::plan::{Field, Hex};
 use ecapture_plugin_api::sdk::elf::Elf;
 use ecapture_plugin_api::sdk::{
-    Configured, Detected, DetectedVersion, Error, Locator, Object, Out, Probe, ProbeKind, Record,
+    Configured, Detected, DetectedVersion, Error, Fields, Locator, Object, Out, Probe, ProbeKind, Record,
 };
 use std::collections::BTreeMap;
 
@@ -186,11 +186,10 @@ fn parse(message: &[u8]) -> Result<Secret<'_>, String> {
     const NO_LABEL: u16 = 1;
     const NO_RANDOM: u16 = 2;
     const NO_SECRET: u16 = 4;
-    let message: &[u8; FIXED] =
-        message.try_into().map_err(|_| format!("{} bytes, not the {FIXED} of a message", message.len()))?;
-    let number = |at: usize| u16::from_le_bytes([message[at], message[at + 1]]);
-    let (unread, place) = (number(12), usize::from(number(14)));
-    let label = match (&message[112..152], place.checked_sub(1).and_then(|n| LABELS.get(n))) {
+    let whole = Fields::<FIXED>::split(message).filter(|(_, rest)| rest.is_empty());
+    let (message, _) = whole.ok_or_else(|| format!("{} bytes, not the {FIXED} of a message", message.len()))?;
+    let (unread, place) = (message.u16::<12>(), usize::from(message.u16::<14>()));
+    let label = match (message.bytes::<112, 40>(), place.checked_sub(1).and_then(|n| LABELS.get(n))) {
         (text, _) if unread & NO_LABEL == 0 => text.split(|b| *b == 0).next().unwrap_or_default(),
         (_, Some(label)) => label.as_bytes(),
         (_, None) => return Err("a secret whose label was not in memory".to_owned()),
@@ -199,15 +198,14 @@ fn parse(message: &[u8]) -> Result<Secret<'_>, String> {
     if label.is_empty() || !label.iter().all(fits) {
         return Err(format!("{:?} is no label of a key log", String::from_utf8_lossy(label)));
     }
-    let length = u32::from_le_bytes([message[8], message[9], message[10], message[11]]) as usize;
-    if !(1..=LONGEST).contains(&length) {
-        return Err(format!("a secret of {length} bytes"));
-    }
+    let length = message.u32::<8>() as usize;
+    let secret = message.bytes::<48, LONGEST>().get(..length).filter(|secret| !secret.is_empty());
+    let secret = secret.ok_or_else(|| format!("a secret of {length} bytes"))?;
     if unread & (NO_RANDOM | NO_SECRET) != 0 {
         let what = if unread & NO_RANDOM != 0 { "client random" } else { "secret" };
         return Err(format!("the {what} of a connection could not be read"));
     }
-    Ok(Secret { label, random: &message[16..16 + RANDOM], secret: &message[48..48 + length] })
+    Ok(Secret { label, random: message.bytes::<16, RANDOM>(), secret })
 }
 
 /// Emits the secret that a message has.

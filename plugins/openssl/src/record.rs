@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ecapture_plugin_api::sdk::Fields;
+
 /// Bytes of `struct openssl_data`.
 pub const FIXED: usize = 88;
 
@@ -107,19 +109,19 @@ impl<'a> Data<'a> {
     /// # Errors
     /// [`Malformed`].
     pub fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
-        let (fixed, bytes) = message.split_first_chunk::<FIXED>().ok_or(Malformed::Short(message.len()))?;
-        let call = Call(u32_at(fixed, 40));
+        let (fixed, bytes) = Fields::<FIXED>::split(message).ok_or(Malformed::Short(message.len()))?;
+        let call = Call(fixed.u32::<40>());
         if call.name().is_none() || call == Call::HANDSHAKE {
             return Err(Malformed::Call(call.0));
         }
         Ok(Self {
-            ssl: u64_at(fixed, 0),
-            birth_ns: u64_at(fixed, 8),
-            offset: u64_at(fixed, 16),
-            length: u64_at(fixed, 24),
-            began_ns: u64_at(fixed, 32),
+            ssl: fixed.u64::<0>(),
+            birth_ns: fixed.u64::<8>(),
+            offset: fixed.u64::<16>(),
+            length: fixed.u64::<24>(),
+            began_ns: fixed.u64::<32>(),
             call,
-            socket: socket(fixed)?,
+            socket: socket(&fixed)?,
             bytes,
         })
     }
@@ -149,10 +151,8 @@ impl End {
     /// # Errors
     /// [`Malformed`].
     pub fn parse(message: &[u8]) -> Result<Self, Malformed> {
-        let fixed = message.first_chunk::<END>().ok_or(Malformed::Short(message.len()))?;
-        let (ssl, birth_ns) = fixed.split_at(8);
-        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
-        Ok(Self { ssl: number(ssl), birth_ns: number(birth_ns) })
+        let (fixed, _) = Fields::<END>::split(message).ok_or(Malformed::Short(message.len()))?;
+        Ok(Self { ssl: fixed.u64::<0>(), birth_ns: fixed.u64::<8>() })
     }
 }
 
@@ -170,20 +170,22 @@ fn mix(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-fn socket(fixed: &[u8; FIXED]) -> Result<Option<Socket>, Malformed> {
+fn socket(fixed: &Fields<'_, FIXED>) -> Result<Option<Socket>, Malformed> {
     const AF_INET: u16 = 2;
     const AF_INET6: u16 = 10;
-    let family = u16_at(fixed, 48);
-    let address = |at: usize| {
-        let bytes: [u8; 16] = fixed.get(at..at + 16).and_then(|b| b.try_into().ok()).unwrap_or_default();
-        let [a, b, c, d, ..] = bytes;
-        if family == AF_INET { Ipv4Addr::new(a, b, c, d).into() } else { shortest(Ipv6Addr::from(bytes)) }
+    let family = fixed.u16::<48>();
+    let address = |bytes: &[u8; 16]| {
+        let [a, b, c, d, ..] = *bytes;
+        if family == AF_INET { Ipv4Addr::new(a, b, c, d).into() } else { shortest(Ipv6Addr::from(*bytes)) }
     };
     match family {
         0 => Ok(None),
         AF_INET | AF_INET6 => {
-            let (local, peer) = ((address(56), u16_at(fixed, 50)), (address(72), u16_at(fixed, 52)));
-            Ok(Some(Socket { local, peer, inferred: u16_at(fixed, 54) != 0 }))
+            let (local, peer) = (
+                (address(fixed.bytes::<56, 16>()), fixed.u16::<50>()),
+                (address(fixed.bytes::<72, 16>()), fixed.u16::<52>()),
+            );
+            Ok(Some(Socket { local, peer, inferred: fixed.u16::<54>() != 0 }))
         }
         other => Err(Malformed::Family(other)),
     }
@@ -192,18 +194,6 @@ fn socket(fixed: &[u8; FIXED]) -> Result<Option<Socket>, Malformed> {
 /// An IPv4 connection of an IPv6 socket is an IPv4 connection.
 fn shortest(address: Ipv6Addr) -> IpAddr {
     address.to_ipv4_mapped().map_or(address.into(), IpAddr::from)
-}
-
-fn u16_at(bytes: &[u8; FIXED], at: usize) -> u16 {
-    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8; FIXED], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8; FIXED], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

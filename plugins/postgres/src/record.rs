@@ -1,5 +1,7 @@
 //! The kernel side's messages, read from bytes: the layouts of `postgres.h`. Every byte may be hostile.
 
+use ecapture_plugin_api::sdk::Fields;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 
 /// Why a message makes no sense.
@@ -73,39 +75,24 @@ pub enum Body<'a> {
 const HEAD: usize = 32;
 const ASKED: usize = 72;
 
-fn u16_at(data: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(data.get(at..at.checked_add(2)?)?.try_into().ok()?))
-}
-
-fn u32_at(data: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn u64_at(data: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(data.get(at..at.checked_add(8)?)?.try_into().ok()?))
-}
-
 /// Reads one message.
 ///
 /// # Errors
 /// It is none.
 pub fn parse(data: &[u8]) -> Result<(Head, Body<'_>), RecordError> {
-    let kind = u32_at(data, 0).unwrap_or(0);
+    let kind = Fields::<4>::split(data).map_or(0, |(fields, _)| fields.u32::<0>());
     let short = RecordError::Short(data.len(), kind);
-    let head = || {
-        Some(Head {
-            flags: u32_at(data, 4)?,
-            copy_messages: u64_at(data, 8)?,
-            copy_bytes: u64_at(data, 16)?,
-            sequence: u64_at(data, 24)?,
-        })
+    let (fields, rest) = Fields::<HEAD>::split(data).ok_or(short)?;
+    let head = Head {
+        flags: fields.u32::<4>(),
+        copy_messages: fields.u64::<8>(),
+        copy_bytes: fields.u64::<16>(),
+        sequence: fields.u64::<24>(),
     };
-    let head = head().ok_or(short)?;
-    let rest = data.get(HEAD..).ok_or(short)?;
     let body = match kind {
         1 => {
-            let bytes = data.get(ASKED..).ok_or(short)?;
-            Body::Asked(bytes, head.has(flag::STARTUP).then(|| peer(data)).flatten())
+            let (fields, bytes) = Fields::<ASKED>::split(data).ok_or(short)?;
+            Body::Asked(bytes, head.has(flag::STARTUP).then(|| peer(&fields)).flatten())
         }
         2 => Body::Told(rest),
         3 => Body::Ended,
@@ -120,25 +107,17 @@ const AF_INET6: u16 = 10;
 
 /// The client's address, if what lies where the server keeps it is one: both ends of a connection have the same family, and
 /// the length is the family's.
-fn peer(data: &[u8]) -> Option<Peer> {
-    let address = data.get(40..68)?;
-    let family = u16_at(address, 0)?;
-    if family != u16_at(data, 32)? {
+fn peer(asked: &Fields<'_, ASKED>) -> Option<Peer> {
+    let family = asked.u16::<40>();
+    if family != asked.u16::<32>() {
         return None;
     }
-    let port = u16::from_be_bytes(address.get(2..4)?.try_into().ok()?);
-    let address = match (family, u32_at(data, 36)?) {
-        (AF_INET, 16) => {
-            let bytes: [u8; 4] = address.get(4..8)?.try_into().ok()?;
-            std::net::Ipv4Addr::from(bytes).to_string()
-        }
-        (AF_INET6, 28) => {
-            let bytes: [u8; 16] = address.get(8..24)?.try_into().ok()?;
-            std::net::Ipv6Addr::from(bytes).to_string()
-        }
+    let address = match (family, asked.u32::<36>()) {
+        (AF_INET, 16) => Ipv4Addr::from(*asked.bytes::<44, 4>()).to_string(),
+        (AF_INET6, 28) => Ipv6Addr::from(*asked.bytes::<48, 16>()).to_string(),
         _ => return None,
     };
-    Some(Peer { address, port })
+    Some(Peer { address, port: u16::from_be_bytes(*asked.bytes::<42, 2>()) })
 }
 
 /// One entry of what a client was told.
@@ -157,19 +136,23 @@ pub struct Entry<'a> {
 impl Entry<'_> {
     /// Messages and bytes that a `D` or `d` stands for.
     pub fn counts(&self) -> (u64, u64) {
-        (u64_at(self.body, 0).unwrap_or(0), u64_at(self.body, 8).unwrap_or(0))
+        Fields::<16>::split(self.body).map_or((0, 0), |(fields, _)| (fields.u64::<0>(), fields.u64::<8>()))
     }
 }
 
 /// The entries; the first that is cut ends them.
 pub fn entries(mut data: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     std::iter::from_fn(move || {
-        let (kind, more) = (*data.first()?, *data.get(1)? != 0);
-        let captured = usize::from(u16_at(data, 2)?);
-        let length = u32_at(data, 4)?;
-        let body = data.get(8..8 + captured)?;
-        data = data.get(8 + captured.next_multiple_of(8)..).unwrap_or_default();
-        Some(Entry { kind, more, length, body })
+        let (fields, rest) = Fields::<8>::split(data)?;
+        let captured = usize::from(fields.u16::<2>());
+        let entry = Entry {
+            kind: fields.u8::<0>(),
+            more: fields.u8::<1>() != 0,
+            length: fields.u32::<4>(),
+            body: rest.get(..captured)?,
+        };
+        data = rest.get(captured.next_multiple_of(8)..).unwrap_or_default();
+        Some(entry)
     })
 }
 

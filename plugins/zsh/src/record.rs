@@ -3,6 +3,7 @@
 //!
 //! Not here: what the messages mean together (`decode`). Every length is checked, nothing is indexed.
 
+use ecapture_plugin_api::sdk::Fields;
 use thiserror::Error;
 
 /// Bytes of `struct zsh_head`; the code of START follows.
@@ -114,18 +115,17 @@ pub enum RecordError {
 /// # Errors
 /// [`RecordError`], for every input that the kernel side can't have written.
 pub fn parse(data: &[u8]) -> Result<Message<'_>, RecordError> {
-    let fields = Fields(data);
-    let bytes = data.get(HEAD..).ok_or(RecordError::Short(data.len()))?;
-    let kind = fields.u32(0)?;
-    let [flags_low, flags_high, context, format] = fields.array(4)?;
-    let (start_ns, length, value) = (fields.u64(8)?, fields.u64(24)?, fields.u32(36)?);
+    let (fields, bytes) = Fields::<HEAD>::split(data).ok_or(RecordError::Short(data.len()))?;
+    let kind = fields.u32::<0>();
+    let (flags, context, format) = (fields.u16::<4>(), fields.u8::<6>(), fields.u8::<7>());
+    let (start_ns, length, value) = (fields.u64::<8>(), fields.u64::<24>(), fields.u32::<36>());
     let came = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let Some(missing) = length.checked_sub(came) else {
         return Err(RecordError::Long { came: bytes.len(), said: length });
     };
     Ok(match kind {
         kind::START => {
-            let words = fields.u32(32)?;
+            let words = fields.u32::<32>();
             let size = u64::from(words) * 4;
             if size > length {
                 return Err(RecordError::Words { words, said: length });
@@ -135,9 +135,9 @@ pub fn parse(data: &[u8]) -> Result<Message<'_>, RecordError> {
             let function_words = if format == format::V5_8 { 3 } else { 4 };
             Message::Start {
                 start_ns,
-                unfollowed: u16::from_le_bytes([flags_low, flags_high]) & UNFOLLOWED != 0,
+                unfollowed: flags & UNFOLLOWED != 0,
                 context: usize::from(context).checked_sub(1).and_then(|n| CONTEXTS.get(n)).copied(),
-                sp: fields.u64(16)?,
+                sp: fields.u64::<16>(),
                 program: Program { words, strings, function_words },
                 missing,
             }
@@ -154,24 +154,6 @@ fn shell_status(status: u32) -> u32 {
     match status & 0x7f {
         0 => status >> 8 & 0xff,
         signal => 128 + signal,
-    }
-}
-
-/// Little-endian fields.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], RecordError> {
-        let found = self.0.get(at..).and_then(|data| data.first_chunk::<N>());
-        found.copied().ok_or(RecordError::Short(self.0.len()))
-    }
-
-    fn u32(&self, at: usize) -> Result<u32, RecordError> {
-        self.array(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Result<u64, RecordError> {
-        self.array(at).map(u64::from_le_bytes)
     }
 }
 
