@@ -447,6 +447,33 @@ int mysql_command_end__exit(struct pt_regs *ctx)
 	return command_end(ctx);
 }
 
+/* A thread ends inside of a command: its server was killed, or crashed. Of what it ran within that command (NESTED) nothing is
+ * said, and nothing of commands that the thread pool has put aside. */
+SEC("tp_btf/sched_process_exit")
+int mysql_exit(const __u64 *ctx)
+{
+	struct ecap_message m = ecap_host_message();
+	struct flight *flight = ecap_state(mysql_flights);
+	struct command *command;
+	struct mysql_end *end;
+
+	(void)ctx;
+	if (!flight || !flight->depth)
+		return 0;
+	flight->depth = 0;
+	command = &flight->command[0];
+	command->end.flags |= MYSQL_END_GONE;
+	if (!command->end.results)
+		command->end.flags |= MYSQL_END_NO_STATUS;
+	command->end.head.kind = MYSQL_END;
+	end = ecap_begin(&m, MYSQL_STREAM_COMMANDS, sizeof(*end), 0, 0, 0);
+	if (!end)
+		return 0;
+	*end = command->end;
+	ecap_end(&m);
+	return 0;
+}
+
 /* Descriptions of a new statement's parameters are about to be written behind the packet that counts them.
  * MariaDB: _ZN10Item_param15make_send_fieldEP3THDP10Send_field, or else _ZN8Protocol24send_result_set_metadataEP4ListI4ItemEj, which
  * every result set passes as well; no argument is used. */

@@ -10,7 +10,7 @@
  *   START  at the entry of dispatch_command; the packet's bytes follow the fixed part
  *   PARAMETERS right behind a START with MYSQL_START_VALUES; MySQL's array of parameters follows the fixed part
  *   ERROR  each time the server sends an error to the client; the message's text follows the fixed part
- *   END    when dispatch_command returns; no bytes follow
+ *   END    when dispatch_command returns, or its thread is gone; no bytes follow
  * The order of one command's messages in the ring is START, PARAMETERS, ERROR*, END (then more of these two if it was put aside). Any of them may be missing if the ring was full.
  */
 #ifndef ECAP_MYSQL_H
@@ -96,6 +96,7 @@ enum mysql_end_flags {
 	MYSQL_END_NO_STATUS = 128,  /* the server sent neither OK nor EOF nor error: QUIT, STMT_CLOSE, SEND_LONG_DATA, a
 				     * successful STMT_PREPARE, an answer out of the query cache */
 	MYSQL_END_PARAMETERS = 256, /* with PREPARED: `parameters` is the number that the client was told */
+	MYSQL_END_GONE = 512,       /* the thread ended inside of dispatch_command: `returned` says nothing */
 };
 
 /* 104 bytes. Sums run over all results of the command (a COM_QUERY may hold several statements; CALL has several results). */

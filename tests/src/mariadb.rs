@@ -65,6 +65,19 @@ impl Mariadb {
         self.until_answering();
     }
 
+    /// Kills the server, as a crash does it, and starts it again on the same data.
+    ///
+    /// # Panics
+    /// If it does not answer again.
+    pub fn crash(&mut self) {
+        self.process.kill().expect("signal");
+        self.process.wait().expect("wait");
+        // What listens there does not any more.
+        let _ = std::fs::remove_file(self.socket());
+        self.process = spawn(self.dir.path(), &self.options);
+        self.until_answering();
+    }
+
     fn until_answering(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while UnixStream::connect(self.socket()).is_err() {

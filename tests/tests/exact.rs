@@ -9,6 +9,9 @@ use ecapture_tests::workload::Said;
 use ecapture_tests::{needs, skip_if, workload};
 use serde_json::Value;
 
+/// Bytes of a statement that are captured.
+const CAPTURED: usize = 1 << 20;
+
 fn start(server: &Mariadb, more: &[&str]) -> (Modules, Capture) {
     let modules = Modules::with(&["mysql"]);
     let pid = server.pid().to_string();
@@ -181,4 +184,38 @@ fn an_answer_out_of_the_query_cache_is_a_success() {
     assert_eq!(selects[0]["db.response.returned_rows"], 2);
     // The cache sends what it has kept, past the code that counts: no number is better than a wrong one.
     assert!(selects[1].get("db.response.returned_rows").is_none_or(|rows| *rows == 2), "{}", selects[1]);
+}
+
+#[test]
+fn a_statement_of_64_mib_is_cut_and_says_so() {
+    skip_if!(
+        "a_statement_of_64_mib_is_cut_and_says_so",
+        needs::capture(),
+        needs::program(SERVER, "mariadb-server-core")
+    );
+    let server = Mariadb::start_with(&["--max-allowed-packet=256M"]);
+    let (_modules, capture) = start(&server, &[]);
+    let mut client = Client::connect(&server.socket()).unwrap();
+    let size = 64 << 20;
+    let text = [&b"select 1 /* "[..], &vec![b'x'; size], b" */"].concat();
+    for text in [&text[..], b"select 2", &text[..CAPTURED], &text[..CAPTURED + 1]] {
+        client.query(text).unwrap();
+    }
+    client.quit().unwrap();
+    let finished = capture.stop();
+    let events: Vec<&Value> = finished.named("mysql.query").collect();
+    assert_eq!(events.len(), 4, "{}", finished.said);
+    // A comment that is cut off is none: what the server makes of it is not what is tested.
+    for (event, whole) in events.iter().zip([text.len(), 8, CAPTURED, CAPTURED + 1]) {
+        let kept = text_bytes(event, "db.query.text");
+        let missing = event["ecapture.truncated_bytes"].as_u64().unwrap_or(0);
+        assert_eq!((kept.len(), kept.len() as u64 + missing), (whole.min(CAPTURED), whole as u64));
+        assert!(text.starts_with(&kept) || kept == b"select 2");
+        assert_eq!(event["ecapture.partial"] == true, missing > 0, "{missing}");
+    }
+    assert_eq!(events[0]["ecapture.outcome"], "ok");
+    assert_eq!(events[0]["db.response.returned_rows"], 1);
+    let totals = &finished.end()["ecapture.session.modules"][0];
+    assert_eq!((&totals["cut"], &totals["lost"]), (&2.into(), &0.into()), "{totals}");
+    assert_eq!(totals["truncated_bytes"], (text.len() - CAPTURED + 1) as u64, "{totals}");
 }

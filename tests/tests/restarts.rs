@@ -72,6 +72,56 @@ fn a_server_restarted_twenty_times_is_captured_from_the_first_statement_on() {
 }
 
 #[test]
+fn a_server_that_is_killed_in_mid_statement_is_told_and_its_successor_captured() {
+    let name = "a_server_that_is_killed_in_mid_statement_is_told_and_its_successor_captured";
+    skip_if!(name, needs::capture(), needs::program(SERVER, "mariadb-server-core"));
+    let mut server = Mariadb::start();
+    let modules = Modules::with(&["mysql"]);
+    let binary = server.binary();
+    let args = ["mysql", "--mysqld", binary.to_str().unwrap(), "-o", "json", "--uid", "65534"];
+    let mut capture = Capture::start(&modules, &args);
+    let killed = server.pid();
+    let mut client = Client::connect(&server.socket()).unwrap();
+    client.query(b"create database shop").unwrap();
+    let prepared = client.prepare(b"select sleep(60), ?").unwrap().unwrap();
+    // One in a text, one prepared, and one that has sent a result already.
+    let socket = server.socket();
+    let other = |text: &'static [u8]| {
+        let mut client = Client::connect(&socket).unwrap();
+        std::thread::spawn(move || client.query(text).is_err())
+    };
+    let others = [other(b"select sleep(60), 'text'"), other(b"select 1; select sleep(60)")];
+    let last = std::thread::spawn(move || client.execute(prepared, &[b"bound"]).is_err());
+    std::thread::sleep(Duration::from_millis(500));
+    server.crash();
+    assert!(last.join().unwrap() && others.into_iter().all(|one| one.join().unwrap()), "they were answered");
+    // They are told when it happens, and not at the end of the capture.
+    for (text, parameters) in [
+        ("select sleep(60), 'text'", Value::Null),
+        ("select 1; select sleep(60)", Value::Null),
+        ("select sleep(60), ?", "[\"bound\"]".into()),
+    ] {
+        let event = capture.wait_for(text, Duration::from_secs(10), |e| {
+            e["db.query.text"] == text && e["event.name"] != "mysql.prepare"
+        });
+        assert_eq!((&event["ecapture.outcome"], &event["process.pid"]), (&"aborted".into(), &killed.into()), "{event}");
+        assert_eq!(event["db.query.parameters"], parameters);
+        let ms = event["ecapture.duration_ns"].as_u64().unwrap() / 1_000_000;
+        assert!((400..30_000).contains(&ms), "{ms} ms");
+    }
+    assert_ne!(server.pid(), killed);
+    let mut client = Client::connect(&server.socket()).unwrap();
+    for text in ["use shop", "select 'after the crash'"] {
+        assert_eq!(client.query(text.as_bytes()).unwrap().error, None, "{text}");
+    }
+    client.quit().unwrap();
+    let finished = capture.stop();
+    whole(&finished);
+    assert_eq!(texts(&finished, server.pid()), ["use shop", "select 'after the crash'"]);
+    assert!(finished.events.iter().all(|e| e["ecapture.outcome"] != "running"), "something is open");
+}
+
+#[test]
 fn an_upgrade_by_rename_is_captured_without_a_restart_of_the_capture() {
     let name = "an_upgrade_by_rename_is_captured_without_a_restart_of_the_capture";
     skip_if!(name, needs::capture(), needs::program(SERVER, "mariadb-server-core"));

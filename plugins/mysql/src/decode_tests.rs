@@ -436,6 +436,8 @@ fn outcomes() {
     let mut play = Play::new();
     assert_eq!(play.query(7, "select sleep(9)", &closed).outcome, Outcome::Aborted);
     assert_eq!(play.run(Command::QUIT, 7, None, b"", &closed).outcome, Outcome::Ok);
+    let gone = End { flags: end_flag::GONE | end_flag::RESULT_SET, ..QUIET };
+    assert_eq!(play.query(7, "select 1; select sleep(9)", &gone).outcome, Outcome::Aborted, "of the server");
     assert_eq!(play.run(Command(9), 7, None, b"", &QUIET).outcome, Outcome::Ok, "statistics");
     assert_eq!(play.run(Command(14), 7, None, b"", &OK).outcome, Outcome::Ok, "ping");
     assert_eq!(

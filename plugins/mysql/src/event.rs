@@ -24,7 +24,7 @@ pub enum Outcome {
     Ok,
     /// The server sent an error.
     Error,
-    /// The server closed the connection without an answer.
+    /// The server closed the connection without an answer, or was gone before it gave one.
     Aborted,
     /// Still running when the capture ended.
     Running,
@@ -46,6 +46,9 @@ impl Outcome {
 
     /// What END says.
     pub fn of(command: Command, end: &End) -> Self {
+        if end.flags & end_flag::GONE != 0 {
+            return Self::Aborted;
+        }
         if end.flags & end_flag::FAILED != 0 {
             return Self::Error;
         }

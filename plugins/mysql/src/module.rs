@@ -8,12 +8,14 @@ use crate::event::{Finished, Thread};
 use crate::output::{self, Numbers};
 use crate::session::Limits;
 use ecapture_plugin_api::sdk::{
-    Config, Configured, Decode, Detected, DetectedVersion, Error, Hex, Host, Locator, Module, Object, Out, Probe,
-    ProbeKind, Record, Target,
+    AttachKind, Attachment, Config, Configured, Decode, Detected, DetectedVersion, Error, Hex, Host, Locator, Module,
+    Object, Out, Probe, ProbeKind, Record, Target,
 };
 
 /// Id of the one eBPF object.
 const OBJECT: &str = "mysql";
+/// That a server is gone is the kernel's to say.
+const EXIT: &str = "mysql_exit";
 
 /// The module.
 pub struct Mysql;
@@ -26,7 +28,13 @@ impl Module for Mysql {
             return Err(Error::option("funcname", "an empty name; leave it out to let the module find the function"));
         }
         let object = Object { id: OBJECT.to_owned(), programs: Vec::new(), globals: Default::default() };
-        Ok(Configured { objects: vec![object], ..Configured::default() })
+        let exit = Attachment {
+            object: OBJECT.to_owned(),
+            program: EXIT.to_owned(),
+            kind: AttachKind::TpBtf,
+            to: "sched_process_exit".to_owned(),
+        };
+        Ok(Configured { objects: vec![object], attachments: vec![exit], ..Configured::default() })
     }
 
     fn detect(_: &Host, target: &Target<'_>, config: &Config) -> Result<Detected, Error> {

@@ -199,6 +199,7 @@ fn every_program_is_in_the_object() {
             assert!(source.contains(&program), "{program}");
         }
     }
+    assert!(source.contains(&format!("SEC(\"tp_btf/sched_process_exit\")\nint {EXIT}(const __u64 *ctx)")));
     let header = include_str!("../../../ebpf-objects/src/mysql.h");
     assert!(header.contains(&format!("_Static_assert(sizeof(struct mysql_layout) == {LAYOUT},")));
     let row = header.split("struct mysql_layout {").nth(1).and_then(|rest| rest.split("\n};").next()).unwrap();

@@ -89,6 +89,8 @@ pub mod end_flag {
     pub const NO_STATUS: u32 = 128;
     /// `parameters` is valid.
     pub const PARAMETERS: u32 = 256;
+    /// The thread was gone before the command was over.
+    pub const GONE: u32 = 512;
 }
 
 /// `enum mysql_convention`.
