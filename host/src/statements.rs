@@ -6,6 +6,7 @@ mod gate;
 mod histogram;
 pub mod lex;
 mod normal;
+mod words;
 
 use serde::{Deserialize, Serialize};
 

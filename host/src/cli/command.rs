@@ -288,7 +288,7 @@ pub fn stream_args() -> Vec<Arg> {
             .value_name("TIME")
             .value_parser(interval)
             .help("With --view digest: tell the numbers so often, each time from 0, and not only at the end (5s)"),
-        flag("errors-only", "Only statements, commands and requests that failed"),
+        flag("errors-only", "Only statements, commands and requests that did not end well"),
         flag("show-secrets", "Show passwords, tokens and cookies that are found, which are left out otherwise"),
         Arg::new("redact")
             .long("redact")

@@ -25,8 +25,8 @@ pub struct Gate {
 struct Told<'a> {
     is_statement: bool,
     statement: Statement<'a>,
-    /// `None`: nothing is said.
-    failed: Option<bool>,
+    /// It failed, or nobody knows that it did not.
+    unwell: bool,
 }
 
 impl Gate {
@@ -49,7 +49,7 @@ impl Gate {
         let options = &self.options;
         let long_enough = told.statement.duration_ns.is_some_and(|ns| ns >= options.min_duration_ns);
         let too_short = told.is_statement && options.min_duration_ns > 0 && !long_enough;
-        if too_short || options.errors_only && told.failed != Some(true) {
+        if too_short || options.errors_only && !told.unwell {
             self.left_out(event.schema.module(), (1, 0));
             return false;
         }
@@ -107,17 +107,20 @@ fn told<'a>(event: &Event<'a>) -> Told<'a> {
             ("db.system.name", Value::Text(text)) => told.statement.dialect = Dialect::of(text),
             ("db.response.returned_rows", Value::U64(rows)) => told.statement.rows = rows,
             ("ecapture.duration_ns", Value::Duration(ns)) => told.statement.duration_ns = Some(ns),
-            ("ecapture.outcome", Value::Text(text)) => {
-                told.failed = Some(told.failed == Some(true) || text == b"error");
-            }
+            ("ecapture.outcome", Value::Text(text)) => match text {
+                b"ok" | b"suspended" | b"running" => {}
+                b"error" | b"aborted" => told.statement.failed = true,
+                // Skipped, or not known: no failure of its own, and nothing that went well.
+                _ => told.unwell = true,
+            },
             ("db.response.status_code", Value::Text(code)) => {
                 let fine = matches!(
                     code,
                     b"" | b"0" | b"00000" | b"100" | b"101" | b"SQLITE_OK" | b"SQLITE_ROW" | b"SQLITE_DONE"
                 );
-                told.failed = Some(told.failed == Some(true) || !fine);
+                told.statement.failed |= !fine;
             }
-            ("http.response.status_code", Value::U64(status)) => told.failed = Some(status >= 400),
+            ("http.response.status_code", Value::U64(status)) => told.statement.failed |= status >= 400,
             _ => {}
         }
     }
@@ -126,6 +129,33 @@ fn told<'a>(event: &Event<'a>) -> Told<'a> {
         told.is_statement = told.statement.duration_ns.is_some()
             && event.schema.columns().iter().any(|column| column.name() == "db.query.text");
     }
-    told.statement.failed = told.failed == Some(true);
+    told.unwell |= told.statement.failed;
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::samples;
+
+    #[test]
+    fn only_what_did_not_end_well() {
+        let schema = samples::schema();
+        let options = StatementOptions { errors_only: true, ..StatementOptions::default() };
+        let mut gate = Gate::new(&RedactOptions::default(), &options).unwrap();
+        for (outcome, failed, shown) in [
+            ("ok", false, false),
+            ("suspended", false, false),
+            ("running", false, false),
+            ("error", true, true),
+            ("aborted", true, true),
+            ("skipped", false, true),
+            ("unknown", false, true),
+        ] {
+            let fields = samples::fields(&[("ecapture.outcome", Value::Text(outcome.as_bytes()))]);
+            let event = samples::event(&schema, &fields);
+            assert_eq!(told(&event).statement.failed, failed, "{outcome}");
+            assert_eq!(gate.event(&event, |_| {}), shown, "{outcome}");
+        }
+    }
 }
