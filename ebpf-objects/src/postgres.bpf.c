@@ -103,9 +103,10 @@ ECAP_INLINE void send_from(struct session *session, __u32 from, __u32 to, __u32 
 #define CODE_CANCEL 80877102
 #define STARTUP_MAX 10000
 
-/* The first bytes of a connection, which have no type: 0 if these are none. A packet of the server's making up to its whole
- * length is looked for, so a message in the middle of which the capture began is not taken for one. */
-ECAP_INLINE int starts(struct session *session, __u64 buffer, __u32 n)
+/* The first bytes of a connection, which have no type: how many of the read they are, 0 if these are none. A packet of the
+ * server's making up to its whole length is looked for, so a message in the middle of which the capture began is not taken for
+ * one. A client may have more to say in the same write: only if no password is asked for, since what follows is sent. */
+ECAP_INLINE __u32 starts(struct session *session, __u64 buffer, __u32 n)
 {
 	struct walk *in = &session->in;
 	__u32 length, code;
@@ -114,12 +115,19 @@ ECAP_INLINE int starts(struct session *session, __u64 buffer, __u32 n)
 		return 0;
 	length = (__u32)in->header[0] << 24 | (__u32)in->header[1] << 16 | (__u32)in->header[2] << 8 | in->header[3];
 	code = (__u32)in->header[4] << 24 | (__u32)in->header[5] << 16 | (__u32)in->header[6] << 8 | in->header[7];
-	if (length < 8 || length > STARTUP_MAX || length < n)
+	if (length < 8 || length > STARTUP_MAX)
 		return 0;
 	if (code == CODE_SSL || code == CODE_GSS)
-		return length == 8;
+		return length == 8 && n == 8 ? n : 0;
 	if (code != CODE_CANCEL && code >> 16 != 3)
 		return 0;
+	if (length < n) {
+		/* The packet's last NUL, a type, and a length below 16 MiB. */
+		if (bpf_probe_read_user(in->header, 3, ecap_user_ptr(buffer + length - 1)) || in->header[0] || in->header[2] ||
+		    in->header[1] < 'A' || in->header[1] > 'X')
+			return 0;
+		n = length;
+	}
 	in->step = STEP_KNOWN;
 	in->have = 0;
 	in->type = 0;
@@ -127,7 +135,7 @@ ECAP_INLINE int starts(struct session *session, __u64 buffer, __u32 n)
 	in->left = length - n;
 	session->out.step = STEP_KNOWN;
 	session->flags = 0;
-	return 1;
+	return n;
 }
 
 /* Whether a message of this type may begin here: type and a length below 1 MiB, so text is not taken for one. */
@@ -280,7 +288,7 @@ ECAP_INLINE void fill_peer(struct session *session, struct pg_asked *asked)
 __attribute__((noinline)) int pg_look_at_read(struct session *session)
 {
 	__u64 buffer;
-	__u32 n;
+	__u32 n, starting;
 
 	if (!session)
 		return 0;
@@ -294,10 +302,11 @@ __attribute__((noinline)) int pg_look_at_read(struct session *session)
 	session->in.at = 0;
 	if (session->in.step == STEP_KNOWN)
 		return 1;
-	if (starts(session, buffer, n)) {
-		session->in.at = n;
+	starting = starts(session, buffer, n);
+	if (starting) {
+		session->in.at = starting;
 		session->from = 0;
-		session->to = n;
+		session->to = starting;
 		session->boundary = 1;
 		session->startup = 1;
 		return 1;

@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::container;
+use crate::capture::{Capture, Modules};
 use crate::suites::Suite;
+use crate::{container, needs, or_skip, skip_if};
+
+pub mod log;
+pub mod wire;
 
 /// Where Debian's `postgresql-15` puts the programs of the server.
 pub const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -27,6 +31,55 @@ pub const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
 const NOBODY: u32 = 65534;
 /// Its user in its database.
 pub const USER: &str = "test";
+
+/// A version of another suite.
+#[derive(Debug, Clone, Copy)]
+pub struct Version {
+    suite: Suite,
+    series: &'static str,
+}
+
+/// PostgreSQL 13.
+pub const POSTGRESQL_13: Version = Version { suite: Suite::Bullseye, series: "13" };
+/// PostgreSQL 17.
+pub const POSTGRESQL_17: Version = Version { suite: Suite::Trixie, series: "17" };
+/// PostgreSQL 18.
+pub const POSTGRESQL_18: Version = Version { suite: Suite::Sid, series: "18" };
+
+/// What is done with a server, of whatever version.
+pub type Scenario = fn(&mut Postgres);
+
+/// Does it with the installed server.
+///
+/// # Panics
+/// As the scenario does.
+pub fn installed(test: &str, options: &[&str], scenario: Scenario) {
+    skip_if!(
+        test,
+        needs::capture(),
+        needs::program(SERVER, "postgresql-15"),
+        needs::program(PGBENCH, "postgresql-15"),
+        needs::program(PSQL, "postgresql-client-15")
+    );
+    scenario(&mut Postgres::start_with(options));
+}
+
+/// Does all of them with another version, each with a server of its own.
+///
+/// # Panics
+/// As the scenarios do.
+pub fn of_suite(test: &str, version: Version, options: &[&str], scenarios: &[Scenario]) {
+    skip_if!(
+        test,
+        needs::capture(),
+        needs::program(PGBENCH, "postgresql-15"),
+        needs::program(PSQL, "postgresql-client-15")
+    );
+    for scenario in scenarios {
+        scenario(&mut or_skip!(test, Postgres::of(version, options)));
+    }
+    println!("PostgreSQL {}: {} scenarios", version.series, scenarios.len());
+}
 
 /// A running server from a private copy of its programs. Stopped, and its files removed, when dropped.
 pub struct Postgres {
@@ -92,7 +145,8 @@ impl Postgres {
     ///
     /// # Panics
     /// As [`Postgres::start`].
-    pub fn of(suite: Suite, series: &'static str, options: &[&str]) -> Result<Self, String> {
+    pub fn of(version: Version, options: &[&str]) -> Result<Self, String> {
+        let Version { suite, series } = version;
         let root = suite.root(&[&format!("postgresql-{series}"), "dash", "perl-base", "coreutils"])?;
         let dir = root.copy(&[&format!("usr/lib/postgresql/{series}/bin/postgres")]);
         fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
@@ -170,6 +224,24 @@ impl Postgres {
         let path =
             self.series.map_or_else(|| "lib/postgresql/15".into(), |series| format!("usr/lib/postgresql/{series}"));
         self.dir.path().join(path).join("bin/postgres")
+    }
+
+    /// Where its data is, seen from outside of its container.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join(if self.series.is_some() { "run/data" } else { "data" })
+    }
+
+    /// A capture from this server and no other.
+    ///
+    /// # Panics
+    /// As [`Capture::start`].
+    #[must_use]
+    pub fn capture(&self, more: &[&str]) -> (Modules, Capture) {
+        let modules = Modules::with(&["postgres"]);
+        let binary = self.binary().display().to_string();
+        let capture = Capture::start(&modules, &[&["postgres", "--postgres", &binary, "-o", "json"], more].concat());
+        (modules, capture)
     }
 
     /// Its port on the loopback network.
@@ -250,78 +322,5 @@ impl Drop for Postgres {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// A statement as the server's log has it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Logged {
-    /// The backend.
-    pub pid: u64,
-    /// Its text.
-    pub text: String,
-    /// What was bound, between the quotes of the log: `None` is NULL.
-    pub parameters: Vec<Option<String>>,
-}
-
-/// The statements in a log written with `log_line_prefix='%p|'` and `log_statement=all`, in the order of each backend. Texts
-/// are to be of one line.
-#[must_use]
-pub fn logged(log: &str) -> Vec<Logged> {
-    let mut found: Vec<Logged> = Vec::new();
-    for line in log.lines() {
-        let Some((pid, said)) = line.split_once('|') else { continue };
-        let Ok(pid) = pid.parse() else { continue };
-        if let Some(text) = said.strip_prefix("LOG:  statement: ") {
-            found.push(Logged { pid, text: text.into(), parameters: Vec::new() });
-        } else if let Some(executed) = said.strip_prefix("LOG:  execute ") {
-            let text = executed.split_once(": ").map_or("", |(_, text)| text);
-            found.push(Logged { pid, text: text.into(), parameters: Vec::new() });
-        } else if let Some(detail) =
-            said.strip_prefix("DETAIL:  ").and_then(|d| d.split_once("arameters: ")).map(|d| d.1)
-            && let Some(last) = found.iter_mut().rev().find(|statement| statement.pid == pid)
-        {
-            last.parameters = parameters(detail);
-        }
-    }
-    found
-}
-
-/// `$1 = '5', $2 = NULL`, with `''` for a quote.
-fn parameters(mut detail: &str) -> Vec<Option<String>> {
-    let mut values = Vec::new();
-    while let Some((_, rest)) = detail.split_once(" = ") {
-        let Some(quoted) = rest.strip_prefix('\'') else {
-            values.push(None);
-            detail = rest;
-            continue;
-        };
-        let mut value = String::new();
-        let mut chars = quoted.char_indices().peekable();
-        let mut end = quoted.len();
-        while let Some((at, c)) = chars.next() {
-            if c == '\'' && chars.next_if(|next| next.1 == '\'').is_none() {
-                end = at + 1;
-                break;
-            }
-            value.push(c);
-        }
-        values.push(Some(value));
-        detail = quoted.get(end..).unwrap_or_default();
-    }
-    values
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_servers_log_is_read() {
-        let log = "7|LOG:  statement: select 1\n8|LOG:  execute s1: select $1, $2\n7|LOG:  statement: x\n\
-                   8|DETAIL:  parameters: $1 = 'it''s', $2 = NULL, $3 = ''\n";
-        let found = logged(log);
-        assert_eq!(found.iter().map(|s| s.text.as_str()).collect::<Vec<_>>(), ["select 1", "select $1, $2", "x"]);
-        assert_eq!(found[1].parameters, [Some("it's".into()), None, Some(String::new())]);
     }
 }

@@ -67,7 +67,7 @@ pub fn soak() -> Result<()> {
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
     // Versions of OpenSSL that are built here: each call, each key. PostgreSQL of other suites.
-    for test in ["tls", "keylog", "postgres"] {
+    for test in ["tls", "keylog", "postgres", "postgres_clients", "postgres_restarts"] {
         let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", test]);
         counts.run(command.env("ECAPTURE_BIN", &bin), &["--show-output", "--test-threads=1", "--ignored"])?;
     }

@@ -56,8 +56,7 @@ impl Reader {
             self.partial.clear();
             self.in_step = true;
             if head.has(flag::STARTUP) {
-                self.startup(time_ns, copied, bytes, &mut each);
-                return;
+                bytes = self.startup(time_ns, copied, bytes, &mut each);
             }
         }
         if !self.in_step {
@@ -105,15 +104,23 @@ impl Reader {
         each(Message { kind, body, missing, time_ns: self.began_ns, copied: self.copied });
     }
 
-    /// A packet without a type; the kernel side sends it whole or not at all.
-    fn startup(&mut self, time_ns: u64, copied: (u64, u64), bytes: &[u8], each: &mut impl FnMut(Message)) {
-        let body = bytes.get(4..).unwrap_or_default().to_vec();
+    /// A packet without a type, and what the client sent along with it.
+    fn startup<'b>(
+        &mut self,
+        time_ns: u64,
+        copied: (u64, u64),
+        bytes: &'b [u8],
+        each: &mut impl FnMut(Message),
+    ) -> &'b [u8] {
         let size = bytes.first_chunk::<4>().map_or(0, |length| u64::from(u32::from_be_bytes(*length)));
         let missing = size.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let (packet, rest) = bytes.split_at(usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len()));
+        let body = packet.get(4..).unwrap_or_default().to_vec();
         each(Message { kind: 0, body, missing, time_ns, copied });
         if missing > 0 {
             self.lose_step();
         }
+        rest
     }
 }
 
@@ -208,6 +215,25 @@ mod tests {
         assert_eq!(all, [900]);
         reader.take(&head(flag::BOUNDARY | flag::CUT_ENDED), 3, &query(b"next\0"), |m| all.push(m.missing));
         assert_eq!(all, [900, 0]);
+    }
+
+    #[test]
+    fn what_comes_along_with_the_first_packet_is_taken_as_well() {
+        let packet = [&16_u32.to_be_bytes()[..], &[0, 3, 0, 0], b"user\0u\0\0"].concat();
+        let packet = [&u32::try_from(packet.len()).unwrap().to_be_bytes(), &packet[4..]].concat();
+        let both = [packet.clone(), query(b"select 1\0"), query(b"select 2\0")].concat();
+        for end in [packet.len(), packet.len() + 3, packet.len() + 14, both.len()] {
+            let (mut reader, mut all) = (Reader::default(), Vec::new());
+            reader.take(&head(flag::BOUNDARY | flag::STARTUP), 1, &both[..end], |m| all.push((m.kind, m.body)));
+            reader.take(&head(0), 2, &both[end..], |m| all.push((m.kind, m.body)));
+            let queries = [b"select 1\0", b"select 2\0"].map(|text| (b'Q', text.to_vec()));
+            assert_eq!(all[0], (0, packet[4..].to_vec()), "{end}");
+            assert_eq!(all[1..], queries, "{end}");
+        }
+        // A length that is none.
+        for hostile in [&[0, 0, 0, 3, 1][..], &[0; 9], b"", &[0xff; 20]] {
+            Reader::default().take(&head(flag::BOUNDARY | flag::STARTUP), 1, hostile, |m| assert_eq!(m.kind, 0));
+        }
     }
 
     #[test]
