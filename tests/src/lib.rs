@@ -13,6 +13,8 @@ pub mod engine;
 pub mod frames;
 pub mod load;
 pub mod mariadb;
+pub mod memory;
+pub mod million;
 pub mod mysql;
 pub mod needs;
 pub mod network;
