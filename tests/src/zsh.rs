@@ -1,26 +1,33 @@
 //! A private zsh, and what of it was captured.
 
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::capture::text_bytes;
 use crate::shell::Shell;
+use crate::suites::Suite;
 use crate::terminal::Session;
 
 /// Where Debian's `zsh` puts the shell.
 pub const SHELL: &str = "/bin/zsh";
 
 /// A private zsh.
-pub struct Zsh(Shell);
+pub struct Zsh {
+    shell: Shell,
+    /// Its own modules, if they are not where those of the installed one are.
+    _modules: Option<TempDir>,
+}
 
 impl Deref for Zsh {
     type Target = Shell;
 
     fn deref(&self) -> &Shell {
-        &self.0
+        &self.shell
     }
 }
 
@@ -34,7 +41,37 @@ impl Zsh {
     /// Of this one.
     #[must_use]
     pub fn of(binary: &Path) -> Self {
-        Self(Shell::of("zsh", binary))
+        Self { shell: Shell::of("zsh", binary), _modules: None }
+    }
+
+    /// zsh 5.8, of Debian 11. It runs with the libraries of this machine. Where its own modules are, a path in it says: in the copy
+    /// that is another path (with the version at its end all the same), so that it needs no setting that would show in what is
+    /// captured.
+    ///
+    /// # Errors
+    /// Why it can't be had here: a reason to skip a test.
+    ///
+    /// # Panics
+    /// If there is no room for it, or the path is not in it.
+    pub fn of_bullseye() -> Result<Self, String> {
+        const PATH: &str = "/usr/lib/x86_64-linux-gnu/zsh/5.8";
+        let root = Suite::Bullseye.root(&["zsh"])?;
+        let modules = tempfile::Builder::new().prefix("z-").tempdir().expect("temporary directory");
+        std::fs::set_permissions(modules.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+        let own = modules.path().join("zsh/5.8");
+        let own = own.to_str().filter(|own| own.len() <= PATH.len()).ok_or("needs a shorter TMPDIR")?;
+        std::fs::create_dir(modules.path().join("zsh")).expect("directory");
+        let copied = Command::new("cp").arg("-r").arg(root.path().join(&PATH[1..])).arg(own).status().expect("cp");
+        assert!(copied.success());
+        let zsh = Self { _modules: Some(modules), ..Self::of(&root.path().join("bin/zsh")) };
+        let mut bytes = std::fs::read(zsh.binary()).expect("the shell");
+        let whole = [PATH.as_bytes(), b"\0"].concat();
+        let place = bytes.windows(whole.len()).position(|bytes| bytes == whole).expect("the path in the shell");
+        let path = &mut bytes[place..place + PATH.len()];
+        path.fill(0);
+        path[..own.len()].copy_from_slice(own.as_bytes());
+        std::fs::write(zsh.binary(), bytes).expect("the shell");
+        Ok(zsh)
     }
 
     /// The shell as a command: as nobody, in its own directory, with next to no environment, and without start-up files but

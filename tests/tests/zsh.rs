@@ -40,41 +40,39 @@ fn install(shell: &Zsh, files: &[&str]) {
     }
 }
 
-#[test]
-fn a_script_of_over_a_hundred_lines() {
-    skip_if!("a_script_of_over_a_hundred_lines", needs::capture(), needs::program(SHELL, "zsh"));
+/// With the shell that is installed.
+fn installed(test: &str, scenario: fn(&Zsh)) {
+    skip_if!(test, needs::capture(), needs::program(SHELL, "zsh"));
+    scenario(&Zsh::installed());
+}
+
+/// With zsh 5.8, of Debian 11: its code has another form.
+fn of_5_8(test: &str, scenario: fn(&Zsh)) {
+    skip_if!(test, needs::capture());
+    let shell = or_skip!(test, Zsh::of_bullseye());
+    let plan = Modules::with(&["zsh"]).run(&["module", "plan", "zsh", "--target", &shell.text()]);
+    let plan = format!("{}{}", String::from_utf8_lossy(&plan.stdout), String::from_utf8_lossy(&plan.stderr));
+    assert!(plan.contains("zsh 5.8") && !plan.contains("no function"), "{plan}");
+    scenario(&shell);
+}
+
+fn script(shell: &Zsh) {
     let list = expected(&std::fs::read_to_string(fixture("script.expected")).unwrap());
-    let shell = Zsh::installed();
-    install(&shell, &["script.zsh", "sourced.zsh"]);
-    let (status, ran) = run(&shell, &["script.zsh"], Stdio::null());
+    install(shell, &["script.zsh", "sourced.zsh"]);
+    let (status, ran) = run(shell, &["script.zsh"], Stdio::null());
     compare(&list, &ran);
     assert_eq!(status, Some(6));
     println!("{} inputs", ran.len());
 }
 
-/// The same with zsh 5.8, of Debian 11: its code has another form.
+#[test]
+fn a_script_of_over_a_hundred_lines() {
+    installed("a_script_of_over_a_hundred_lines", script);
+}
+
 #[test]
 fn the_script_in_zsh_5_8() {
-    skip_if!("the_script_in_zsh_5_8", needs::capture());
-    let root = or_skip!("the_script_in_zsh_5_8", Suite::Bullseye.root(&["zsh"]));
-    // It runs with the libraries of this machine; its own modules it must be told of.
-    let shell = Zsh::of(&root.path().join("bin/zsh"));
-    let modules = root.path().join("usr/lib/x86_64-linux-gnu/zsh/5.8/zsh");
-    let copied = Command::new("cp").arg("-r").arg(modules).arg(shell.home().join("zsh")).status().unwrap();
-    assert!(copied.success());
-    install(&shell, &["script.zsh", "sourced.zsh"]);
-    let first = format!("module_path=({})", shell.home().display());
-    let script = std::fs::read_to_string(fixture("script.zsh")).unwrap();
-    std::fs::write(shell.home().join("script.zsh"), format!("{first}\n{script}")).unwrap();
-    let mut list = expected(&std::fs::read_to_string(fixture("script.expected")).unwrap());
-    list.insert(0, Ran::new("0", "toplevel", &first));
-    let (status, ran) = run(&shell, &["script.zsh"], Stdio::null());
-    compare(&list, &ran);
-    assert_eq!(status, Some(6));
-    let plan = Modules::with(&["zsh"]).run(&["module", "plan", "zsh", "--target", &shell.text()]);
-    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
-    assert!(plan.contains("zsh 5.8") && !plan.contains("no function"), "{plan}");
-    println!("{} inputs", ran.len());
+    of_5_8("the_script_in_zsh_5_8", script);
 }
 
 /// What zsh itself says of the script's inputs, by its hook preexec, and of all functions that come with it.
@@ -166,10 +164,7 @@ fn newer_builds() {
     }
 }
 
-#[test]
-fn command_strings_and_standard_input() {
-    skip_if!("command_strings_and_standard_input", needs::capture(), needs::program(SHELL, "zsh"));
-    let shell = Zsh::installed();
+fn strings_and_standard_input(shell: &Zsh) {
     let cmd = |status: &str, text: &str| Ran::new(status, "cmdarg", text);
     for (script, code, expected) in [
         ("true", 0, vec![cmd("0", "true")]),
@@ -187,36 +182,53 @@ fn command_strings_and_standard_input() {
         ("", 0, vec![]),
         ("# a comment", 0, vec![]),
     ] {
-        let (status, ran) = run(&shell, &["-c", script], Stdio::null());
+        let (status, ran) = run(shell, &["-c", script], Stdio::null());
         compare(&expected, &ran);
         if !script.starts_with(['e', 'i', '#']) {
             assert_eq!(status, Some(code), "{script}");
         }
     }
     // Killed: as the shell that waits for it would say.
-    let (status, ran) = run(&shell, &["-c", "kill -KILL $$"], Stdio::null());
+    let (status, ran) = run(shell, &["-c", "kill -KILL $$"], Stdio::null());
     compare(&[cmd("137", "kill -KILL $$")], &ran);
     assert_eq!(status, None);
 
     std::fs::write(shell.home().join("stdin"), "read line\nthat is read\necho \"$line\"\nexit 3\n").unwrap();
     let stdin = std::fs::File::open(shell.home().join("stdin")).unwrap();
-    let (status, ran) = run(&shell, &[], stdin.into());
+    let (status, ran) = run(shell, &[], stdin.into());
     let top = |status: &str, text: &str| Ran::new(status, "toplevel", text);
     compare(&[top("0", "read line"), top("0", "echo \"$line\""), top("3", "exit 3")], &ran);
     assert_eq!(status, Some(3));
 }
 
 #[test]
-fn compiled_files_are_shown_as_well() {
-    skip_if!("compiled_files_are_shown_as_well", needs::capture(), needs::program(SHELL, "zsh"));
-    let shell = Zsh::installed();
+fn command_strings_and_standard_input() {
+    installed("command_strings_and_standard_input", strings_and_standard_input);
+}
+
+#[test]
+fn command_strings_and_standard_input_of_zsh_5_8() {
+    of_5_8("command_strings_and_standard_input_of_zsh_5_8", strings_and_standard_input);
+}
+
+fn compiled(shell: &Zsh) {
     std::fs::write(shell.home().join("lib.zsh"), "echo one\nf() { [[ $1 == (a|b)* ]] && echo two }\nf a\n").unwrap();
     for option in ["", "-M", "-R"] {
         let script = format!("zcompile {option} lib.zsh; . ./lib.zsh");
-        let (_, ran) = run(&shell, &["-c", script.trim()], Stdio::null());
+        let (_, ran) = run(shell, &["-c", script.trim()], Stdio::null());
         let text = "echo one\nf () {\n\t[[ $1 == (a|b)* ]] && echo two\n}\nf a";
         assert!(ran.contains(&Ran::new("0", "filecode", text)), "{option}: {ran:?}");
     }
+}
+
+#[test]
+fn compiled_files_are_shown_as_well() {
+    installed("compiled_files_are_shown_as_well", compiled);
+}
+
+#[test]
+fn compiled_files_of_zsh_5_8() {
+    of_5_8("compiled_files_of_zsh_5_8", compiled);
 }
 
 #[test]
@@ -319,13 +331,10 @@ fn only_the_processes_and_users_asked_for() {
     running.wait().unwrap();
 }
 
-#[test]
-fn a_session_at_a_terminal() {
-    skip_if!("a_session_at_a_terminal", needs::capture(), needs::program(SHELL, "zsh"));
+fn session(shell: &Zsh) {
     const PROMPT: &str = "ready> ";
     const MORE: &str = "more> ";
-    let shell = Zsh::installed();
-    let (_modules, capture) = start(&shell, &[]);
+    let (_modules, capture) = start(shell, &[]);
     let mut session = shell.session([PROMPT, MORE]);
     session.wait_for(PROMPT);
     session.line("echo typed 'and quoted'", PROMPT);
@@ -389,6 +398,16 @@ fn a_session_at_a_terminal() {
         top("3", "exit 3"),
     ];
     compare(&expected, &captured(&finished.events, pid));
+}
+
+#[test]
+fn a_session_at_a_terminal() {
+    installed("a_session_at_a_terminal", session);
+}
+
+#[test]
+fn a_session_at_a_terminal_of_zsh_5_8() {
+    of_5_8("a_session_at_a_terminal_of_zsh_5_8", session);
 }
 
 #[test]
