@@ -202,6 +202,9 @@ impl Packets {
 fn whole(finished: &Finished) -> serde_json::Value {
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     let totals = finished.end()["ecapture.session.packets"].clone();
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../docs/event.schema.json")).unwrap();
+    let published = &schema["$defs"]["ecapture.session.end"]["properties"]["ecapture.session.packets"]["properties"];
+    assert!(totals.as_object().unwrap().keys().eq(published.as_object().unwrap().keys()), "{totals}");
     for name in ["lost", "partial", "faults", "malformed", "sink_lost"] {
         assert!(totals[name].as_u64().unwrap_or(0) == 0, "{totals}");
     }

@@ -5,7 +5,7 @@ use serde_json::Value as J;
 use super::json::Json;
 use super::samples;
 use super::session::{Gap, Render, SegmentEnd, SegmentModule, SessionEnd, SessionModule, SessionStart};
-use crate::event::{Event, Flags, Summary, Value, model::Stream};
+use crate::event::{Event, Flags, PacketTotals, Summary, Value, model::Stream};
 use crate::stream::options::Bodies;
 use ecapture_plugin_api::manifest::{HOST_COLUMNS, HOST_PREFIXES};
 
@@ -147,6 +147,18 @@ fn session_lines_and_gaps_are_as_published() {
     assert_eq!(continued["ecapture.session.modules"][0]["events"], 7);
     assert_eq!(end["ecapture.session.modules"][0]["unaccounted"], 5);
     assert_eq!(end["ecapture.session.modules"][1]["sink_lost"], u64::MAX);
+
+    summary.packets = Some(PacketTotals { produced: 7, sink_lost: u64::MAX, ..PacketTotals::default() });
+    let end = SessionEnd { wall_ns: 1, duration_ns: 2, summary: &summary, segment: None };
+    let end = line(|json, out| json.session_end(&end, out));
+    conforms("ecapture.session.end", &end);
+    let packets = end["ecapture.session.packets"].as_object().unwrap();
+    assert_eq!((&packets["produced"], &packets["sink_lost"]), (&J::from(7), &J::from(u64::MAX)));
+    let published = &schema()["$defs"]["ecapture.session.end"]["properties"]["ecapture.session.packets"];
+    assert!(
+        packets.keys().eq(published["properties"].as_object().unwrap().keys()),
+        "no total is published that is not there"
+    );
 
     let gap = Gap { lost: 3, first_ns: 1, last_ns: 2, reason: "No space \"left\"".into() };
     conforms("ecapture.sink.gap", &line(|json, out| json.gap(&gap, out)));
