@@ -141,9 +141,18 @@ struct Tcpdump(Child, PathBuf);
 
 impl Tcpdump {
     fn start(net: &Namespaces, which: usize, link: &str, dir: &Path) -> Self {
-        let path = dir.join(format!("{which}-{link}.pcap"));
+        Self::keeping(net, which, link, dir, "")
+    }
+
+    /// Only what fits the expression.
+    fn keeping(net: &Namespaces, which: usize, link: &str, dir: &Path, expression: &str) -> Self {
+        let path = dir.join(format!("{which}-{link}-{}.pcap", expression.replace(' ', "-")));
         let args = ["-i", link, "-s", "0", "-B", "65536", "--nano", "-U", "-Z", "root", "-w", path.to_str().unwrap()];
-        let mut child = net.command(which, TCPDUMP, &args).stderr(Stdio::piped()).spawn().expect("tcpdump");
+        let mut child = net
+            .command(which, TCPDUMP, &[&args[..], &[expression]].concat())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tcpdump");
         let mut said = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
         assert!(said.contains("listening"), "{said}");
@@ -163,6 +172,13 @@ impl Tcpdump {
         rustix::process::kill_process(ecapture_tests::capture::pid(self.0.id()), Signal::INT).unwrap();
         self.0.wait().unwrap();
         pcap(&self.1)
+    }
+}
+
+impl Drop for Tcpdump {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -559,6 +575,48 @@ fn only_frames_of_those_that_were_asked_for() {
     let nobodys = |f: &&Frame| f.pid().is_none();
     assert!(kept.iter().any(|f| f.data.ends_with(b"nobody")), "{}", kept.len());
     assert_eq!(counted(kept.iter().filter(|f| !nobodys(f))), counted(wanted.iter().copied()));
+}
+
+/// What no file says, and tcpdump therefore knows of living interfaces only.
+#[test]
+fn directions_and_interfaces_in_expressions_are_tcpdumps() {
+    const TEST: &str = "directions";
+    let net = namespaces!(TEST);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut here, mut there) = (Talker::start(&net, 1), Talker::start(&net, 0));
+    here.tell("listen(5000); bind_udp(5001); bind_udp(5002)");
+    let packets = Packets::new(&net, 1);
+    let shown = net.run(1, "ip", &["-o", "link", "show", "v1"]).stdout;
+    let number = String::from_utf8(shown).unwrap().split(':').next().unwrap().to_owned();
+    let expressions = ["inbound and ip".into(), "outbound and tcp".into(), format!("ifindex {number} and not arp")];
+    let mut running: Vec<_> = (0..)
+        .zip(&expressions)
+        .map(|(n, expression)| {
+            let filter = format!("--packet-filter={expression}");
+            let dumps = ["v1", "lo"].map(|link| (link, Tcpdump::keeping(&net, 1, link, dir.path(), expression)));
+            (expression, dumps, packets.start(&format!("{n}.pcapng"), &["-i", "v1,lo", &filter]))
+        })
+        .collect();
+    // What was there when tcpdump set its filter it filters itself, and knows nothing of these words: up to the end of that block.
+    there.tell("udp('10.77.0.2', 5002, 1)");
+    here.tell("udp('127.0.0.1', 5002, 1)");
+    std::thread::sleep(Duration::from_millis(1500));
+    there.tell("bulk('10.77.0.2', 5000, 300_000); udp('10.77.0.2', 5001, 20_000)");
+    here.tell("bulk('127.0.0.1', 5000, 300_000)");
+    let told = |f: &&Frame| !is_chatter(f) && !has_port(f, 5002);
+    let mut kept = Vec::new();
+    for (n, (expression, dumps, capture)) in (0..).zip(running.drain(..)) {
+        let dumps = dumps.map(|(link, dump)| (link, dump.stop()));
+        whole(&capture.stop());
+        let frames = packets.frames(&format!("{n}.pcapng"));
+        for (link, theirs) in dumps {
+            let theirs: Vec<&Frame> = theirs.iter().filter(told).collect();
+            let ours: Vec<&Frame> = frames.iter().filter(|f| f.interface == link).filter(told).collect();
+            kept.push(theirs.len() > 2);
+            assert!(counted(ours) == counted(theirs), "{expression} on {link}");
+        }
+    }
+    assert_eq!(kept, [true, true, true, false, true, false], "what comes in on lo, and nothing goes out there");
 }
 
 /// A tunnel of IP packets, whose frames have no head of their own, and a bridge, which shows them once more.

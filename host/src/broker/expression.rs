@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::attend::{Attended, printable};
 use super::watch;
 use crate::failure::{Exit, Failure};
-use crate::packet::filter::{Filter, ends};
+use crate::packet::filter::{Filter, objection};
 use crate::packet::libpcap::FilterError;
 use crate::protocol::{FromScout, ScoutJob, ScoutStart};
 use crate::sandbox::{Identity, Role};
@@ -36,7 +36,7 @@ pub async fn compile(expression: &str) -> Result<Filter, Failure> {
     let in_time = tokio::time::timeout(PATIENCE, talk).await.is_ok();
     let ended = child.ended(if in_time { Duration::from_secs(1) } else { Duration::ZERO }).await;
     match answer {
-        Some(Ok(filter)) if filter.programs.values().all(|program| ends(program)) => Ok(filter),
+        Some(Ok(filter)) if filter.programs.values().all(|program| objection(program).is_none()) => Ok(filter),
         Some(Ok(_)) => Err(Failure::new("E-CHILD", "the child that compiles the packet filter answers nonsense")),
         Some(Err(error)) => Err(failure(&error)),
         None => {

@@ -8,12 +8,28 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Packet;
+use super::{Direction, Packet};
 
 /// Words of memory that a program has.
 const MEMORY: usize = 16;
 /// Longest program (the kernel's BPF_MAXINSNS).
 const MAX_INSTRUCTIONS: usize = 4096;
+/// Offsets from here on are no bytes of the frame but what the kernel knows of it (`linux/filter.h`): its headers (`SKF_NET_OFF`,
+/// `SKF_LL_OFF`), and from [`ABOUT`] on what there is to know about it (`SKF_AD_OFF`).
+const BEYOND: u32 = 0x8000_0000;
+const ABOUT: u32 = 0xffff_f000;
+/// `SKF_AD_PKTTYPE`: what `inbound` and `outbound` ask for.
+const PACKET_TYPE: u32 = ABOUT + 4;
+/// `SKF_AD_IFINDEX`: what `ifindex` asks for.
+const INTERFACE: u32 = ABOUT + 8;
+/// `PACKET_OUTGOING`. All others are `PACKET_HOST` here; no expression tells them apart.
+const OUTGOING: u32 = 4;
+
+/// Of an expression whose program jumps back.
+const LOOP: &str = "it needs a loop over the headers of each packet (`protochain`), which is not made here";
+/// Of one that asks for what is not known here.
+const UNKNOWN: &str = "it asks for something that the kernel knows of a packet besides its bytes; of that there is here only \
+                       whether it is inbound or outbound, and its interface (`ifindex`)";
 
 /// One instruction, as in `struct bpf_insn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,13 +57,21 @@ impl Filter {
     /// Whether a frame of an interface of this link type fits the expression.
     #[must_use]
     pub fn fits(&self, link_type: u16, packet: &Packet<'_>) -> bool {
-        self.programs.get(&link_type).is_some_and(|program| run(program, packet.data, packet.wire_length) != 0)
+        self.programs.get(&link_type).is_some_and(|program| run(program, packet) != 0)
     }
 }
 
-/// Whether a program comes to an end on every frame: each jump leads forward, and into the program.
+/// Why a program cannot be run here; `None`: it can.
 #[must_use]
-pub fn ends(program: &[Instruction]) -> bool {
+pub fn objection(program: &[Instruction]) -> Option<&'static str> {
+    if !ends(program) {
+        return Some(LOOP);
+    }
+    program.iter().any(asks_for_unknown).then_some(UNKNOWN)
+}
+
+/// Whether a program comes to an end on every frame: each jump leads forward, and into the program.
+fn ends(program: &[Instruction]) -> bool {
     let leads_in = |(at, i): (usize, &Instruction)| {
         let left = program.len() - at - 1;
         let (always, jump) = (i.code & 0xf7 == 0x05, i.code & 0x07 == 0x05);
@@ -56,6 +80,13 @@ pub fn ends(program: &[Instruction]) -> bool {
     };
     let returns = program.last().is_some_and(|last| last.code & 0x07 == 0x06);
     returns && program.len() <= MAX_INSTRUCTIONS && program.iter().enumerate().all(leads_in)
+}
+
+/// A load from a fixed place that no frame has.
+fn asks_for_unknown(i: &Instruction) -> bool {
+    let (loads, mode) = (i.code & 0x07 <= 0x01, i.code & 0xe0);
+    let known = mode == 0x20 && matches!(i.k, PACKET_TYPE | INTERFACE);
+    loads && matches!(mode, 0x20 | 0xa0) && i.k >= BEYOND && !known
 }
 
 fn load(data: &[u8], at: Option<u32>, size: usize) -> Option<u32> {
@@ -67,11 +98,12 @@ fn load(data: &[u8], at: Option<u32>, size: usize) -> Option<u32> {
 /// How many bytes of the frame are wanted; 0: it does not fit. A load beyond its end, a division by zero, and a program that is
 /// none make it not fit.
 #[must_use]
-pub fn run(program: &[Instruction], data: &[u8], wire_length: u32) -> u32 {
-    execute(program, data, wire_length).unwrap_or(0)
+pub fn run(program: &[Instruction], packet: &Packet<'_>) -> u32 {
+    execute(program, packet).unwrap_or(0)
 }
 
-fn execute(program: &[Instruction], data: &[u8], wire_length: u32) -> Option<u32> {
+fn execute(program: &[Instruction], packet: &Packet<'_>) -> Option<u32> {
+    let data = packet.data;
     if program.len() > MAX_INSTRUCTIONS {
         return None;
     }
@@ -93,10 +125,18 @@ fn execute(program: &[Instruction], data: &[u8], wire_length: u32) -> Option<u32
                 };
                 let value = match code & 0xe0 {
                     0x00 => k,
+                    0x20 if k == PACKET_TYPE => {
+                        if packet.direction == Direction::Outbound {
+                            OUTGOING
+                        } else {
+                            0
+                        }
+                    }
+                    0x20 if k == INTERFACE => packet.interface,
                     0x20 => load(data, Some(k), size)?,
                     0x40 => load(data, x.checked_add(k), size)?,
                     0x60 => *memory.get(cell(k)?)?,
-                    0x80 => wire_length,
+                    0x80 => packet.wire_length,
                     // The length of an IPv4 header.
                     0xa0 => 4 * (load(data, Some(k), 1)? & 0x0f),
                     _ => return None,

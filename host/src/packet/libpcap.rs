@@ -32,9 +32,6 @@ const SNAPLEN: c_int = 262_144;
 /// The network's mask is not known; an expression that needs it is refused.
 const NETMASK_UNKNOWN: u32 = 0xffff_ffff;
 
-/// Of an expression whose program jumps back.
-const LOOP: &str = "it needs a loop over the headers of each packet (`protochain`), which is not made here";
-
 /// Why there is no program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum FilterError {
@@ -129,7 +126,7 @@ impl Libpcap {
             }
             // SAFETY: the program was filled in, and nothing points into it any more.
             unsafe { (self.freecode)(&raw mut program) };
-            if filter::ends(&instructions) { Ok(instructions) } else { Err(LOOP.into()) }
+            Ok(instructions)
         } else {
             // SAFETY: the text belongs to the open handle and ends with a zero byte; it is copied here.
             Err(unsafe { CStr::from_ptr((self.geterr)(handle.as_ptr())) }.to_string_lossy().into_owned())
@@ -154,6 +151,10 @@ pub fn compile(expression: &str) -> Result<Filter, FilterError> {
     for (link_type, _) in LINK_TYPES {
         match libpcap.program(&text, link_type) {
             Ok(program) => {
+                // Not what libpcap has against a kind of link: nothing would fit where people expect that something does.
+                if let Some(why) = filter::objection(&program) {
+                    return Err(refuse(why.into()));
+                }
                 programs.insert(link_type, program);
             }
             // What is wrong for Ethernet is wrong as a rule, and said in words that people know.
