@@ -2,6 +2,7 @@
 //! what numbers mean, hands them to the outputs. Single-threaded, and it opens nothing: what it needs was handed to it.
 
 mod exchanges;
+mod interfaces;
 mod mail;
 mod merge;
 mod messages;

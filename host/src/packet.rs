@@ -38,8 +38,8 @@ pub struct Owner {
     pub comm: Vec<u8>,
 }
 
-/// An interface, as it was when its first frame was seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An interface under one name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Interface {
     /// The kernel's number of it.
     pub index: u32,

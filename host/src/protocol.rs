@@ -252,8 +252,11 @@ pub enum ToCollector {
     Resolved(Process),
     /// The process runs another program, or has ended, at this time: what was said of it holds until then.
     Changed(u32, u64),
-    /// Frames of this network interface may come from now on.
-    Interface(Interface),
+    /// From this time on (monotonic ns) frames with its number are of this network interface.
+    Interface(Interface, u64),
+    /// Nothing more comes of the interface of this number under the name that it had: what was to be captured, and what of it
+    /// was lost.
+    InterfaceOver(u32, u64, u64),
     /// What the kernel side counted of frames, before the end; and by number of the interface what was to be captured, and
     /// what of it was lost.
     Packets(PacketTotals, Vec<(u32, u64, u64)>),

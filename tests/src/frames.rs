@@ -1,7 +1,7 @@
 //! Frames out of capture files, ours (pcapng) and tcpdump's (pcap), read by code that shares nothing with the program's; and network
 //! namespaces with a veth pair between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -130,6 +130,26 @@ pub fn counted<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> BTreeMap<(u32
         *counted.entry((frame.wire, frame.data.as_slice())).or_insert(0) += 1;
     }
     counted
+}
+
+/// Numbers of the interfaces that some running program counts frames of, as bpftool shows it.
+///
+/// # Panics
+/// If there is no bpftool.
+#[must_use]
+pub fn counted_interfaces() -> BTreeSet<u32> {
+    let bpftool = |args: &[&str]| -> Vec<serde_json::Value> {
+        let shown = Command::new("/usr/sbin/bpftool").arg("-j").args(args).output().expect("bpftool");
+        serde_json::from_slice(&shown.stdout).unwrap_or_default()
+    };
+    let byte = |digits: &serde_json::Value| u8::from_str_radix(digits.as_str()?.trim_start_matches("0x"), 16).ok();
+    let number = |entry: &serde_json::Value| {
+        let key: Option<Vec<u8>> = entry["key"].as_array()?.iter().map(byte).collect();
+        Some(u32::from_ne_bytes(key?.try_into().ok()?))
+    };
+    let maps = bpftool(&["map", "show"]).into_iter().filter(|map| map["name"] == "packets_interfa");
+    let entries = maps.flat_map(|map| bpftool(&["map", "dump", "id", &map["id"].to_string()]));
+    entries.filter_map(|entry| number(&entry)).collect()
 }
 
 /// Two network namespaces with a veth pair between them: `v0` with 10.77.0.1 and fd77::1, and `v1` with 10.77.0.2 and fd77::2.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ecapture_tests::capture::{Capture, Finished, Modules, bin_dir};
 use ecapture_tests::engine::Group;
-use ecapture_tests::frames::{Frame, Namespaces, counted, pcap, pcapng};
+use ecapture_tests::frames::{Frame, Namespaces, counted, counted_interfaces, pcap, pcapng};
 use ecapture_tests::{needs, or_skip, skip_if};
 use rustix::process::Signal;
 
@@ -391,8 +391,8 @@ fn interfaces_come_and_go() {
     };
     assert_eq!(seen(b"first"), [("lo", Some(false))].into());
     assert_eq!(seen(b"second"), [("w0", Some(false)), ("w1", Some(true))].into());
-    // The file has it under the name of its first frame.
-    assert_eq!(seen(b"third"), [("w0", Some(false)), ("w1", Some(true))].into());
+    // Each frame is under the name that its interface had.
+    assert_eq!(seen(b"third"), [("w0", Some(false)), ("w2", Some(true))].into());
     assert_eq!(seen(b"fourth"), [("v1", Some(false))].into());
 
     // An interface that was named and comes back.
@@ -406,6 +406,53 @@ fn interfaces_come_and_go() {
     let totals = whole(&named.stop());
     assert_eq!(totals["seen"].as_u64(), Some(0), "{totals}");
     assert!(packets.frames("named.pcapng").is_empty(), "a capture of nothing can be read");
+}
+
+/// A number is nobody's for ever: what has it later is another interface, and nothing of the first one stays.
+#[test]
+fn a_number_that_is_used_again_is_another_interface() {
+    const TEST: &str = "again";
+    let net = namespaces!(TEST);
+    skip_if!(TEST, needs::program("/usr/sbin/bpftool", "bpftool"));
+    let packets = Packets::new(&net, 1);
+    let mut here = Talker::start(&net, 1);
+    let mut all = packets.start("all.pcapng", &[]);
+    // One that no other test of this machine has.
+    let number = 1_000_000_000 + std::process::id();
+    let add = |name: &str| {
+        let add = ["link", "add", name, "index", &number.to_string(), "type", "veth", "peer", "name", "peer"];
+        net.ip(1, &add);
+        net.ip(1, &["link", "set", "peer", "up"]);
+        net.ip(1, &["link", "set", name, "up"]);
+    };
+    add("first");
+    says(&mut all, "network interface first has come");
+    here.tell("raw('first', bytes(12) + b'\\x88\\xb5first')");
+    assert!(counted_interfaces().contains(&number));
+    net.ip(1, &["link", "del", "first"]);
+    says(&mut all, "network interface first is gone");
+    assert!(!counted_interfaces().contains(&number), "its place is free");
+    add("second");
+    says(&mut all, "network interface second has come");
+    here.tell("raw('second', bytes(12) + b'\\x88\\xb5second')");
+    // At once, so that it is gone and there again before anybody looks.
+    let batch = format!(
+        "link del second\nlink add third index {number} type veth peer name peer\nlink set third up\nlink set peer up\n"
+    );
+    let file = packets.file("batch");
+    std::fs::write(&file, batch).unwrap();
+    net.ip(1, &["-batch", file.to_str().unwrap()]);
+    says(&mut all, "network interface second is gone");
+    says(&mut all, "network interface third has come");
+    here.tell("raw('third', bytes(12) + b'\\x88\\xb5third')");
+    let totals = whole(&all.stop());
+    let frames = packets.frames("all.pcapng");
+    assert_eq!(totals["seen"].as_u64(), Some(frames.len() as u64));
+    for name in ["first", "second", "third"] {
+        let marked = frames.iter().filter(|f| f.outbound == Some(true) && f.data.ends_with(name.as_bytes()));
+        let on: Vec<&str> = marked.map(|f| f.interface.as_str()).collect();
+        assert_eq!(on, [name]);
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::packet::netlink::{self, Watch};
 use crate::packet::{Interface, clsact};
 use crate::protocol::ToCollector;
 use crate::sandbox::privileges;
-use crate::target::cgroup;
+use crate::target::{cgroup, process};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/packets.bpf.o"));
 
@@ -49,6 +49,7 @@ enum Held {
 /// An interface that frames are captured from.
 struct Watched {
     name: String,
+    link_type: u16,
     up: bool,
     held: Held,
 }
@@ -63,12 +64,18 @@ pub struct Packets {
     ready: UnixStream,
     /// Interfaces asked for; empty: all that are up.
     wanted: Vec<String>,
-    /// Names of those that were refused or are gone, so that it is said once.
-    said: BTreeSet<String>,
+    /// Numbers of those that are there and were refused: tried again whenever something has changed, said once.
+    refused: BTreeSet<u32>,
+    /// Of those that had another name before, what was counted until then: that is told already.
+    told: BTreeMap<u32, (u64, u64)>,
     groups: Vec<u64>,
     warned_lost: u64,
     /// Where the programs are put: what was asked for, and then what the kernel has.
     hook: PacketHook,
+    /// Numbers of interfaces that went since somebody looked.
+    went: BTreeSet<u32>,
+    /// Nothing more is heard of interfaces.
+    deaf: bool,
     /// No more are taken.
     stopped: bool,
     /// Real size of the ring, bytes.
@@ -166,10 +173,13 @@ impl Packets {
             watch,
             ready,
             wanted: options.interfaces.clone(),
-            said: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            told: BTreeMap::new(),
             groups: Vec::new(),
             warned_lost: 0,
             hook: options.hook,
+            went: BTreeSet::new(),
+            deaf: false,
             stopped: false,
             ring_bytes: map(&loaded, "packets_ring")?.entries().into(),
             loaded,
@@ -264,7 +274,7 @@ impl Packets {
             match self.take(link, collector) {
                 Ok(()) => {}
                 Err(failure) if !self.wanted.is_empty() => return Err(failure),
-                Err(failure) => tracing::warn!("{failure}"),
+                Err(failure) => self.refuse(link.index, &failure),
             }
         }
         if self.watched.is_empty() {
@@ -277,13 +287,18 @@ impl Packets {
         if self.wanted.is_empty() { link.up } else { self.wanted.contains(&link.name) }
     }
 
+    fn refuse(&mut self, index: u32, failure: &Failure) {
+        if self.refused.insert(index) {
+            tracing::warn!("{failure}");
+        }
+    }
+
     /// Captures from one interface. The collector is told first: the first frame may come at once.
     fn take(&mut self, link: &netlink::Link, collector: &Attended) -> Result<(), Failure> {
         let Some(link_type) = link.link_type() else {
             return Err(Failure::new("E-INTERFACE", unknown_type(link)));
         };
-        let interface = Interface { index: link.index, name: link.name.clone(), link_type };
-        collector.send(&ToCollector::Interface(interface));
+        introduce(link, link_type, collector);
         let counts = map(&self.loaded, "packets_interfaces")?;
         counts.insert(&link.index.to_ne_bytes(), &[0; 16]).map_err(|e| failed(&e))?;
         let programs: &[(&str, bool)] = match (link.loopback, link_type) {
@@ -292,11 +307,33 @@ impl Packets {
             (false, _) => &[("packets_raw_in", false), ("packets_raw_out", true)],
         };
         let held = self.put(link, programs).map_err(|e| {
+            self.close(link.index, collector);
             Failure::new("E-INTERFACE", format!("cannot capture from network interface {}: {e}", link.name))
         })?;
-        self.watched.insert(link.index, Watched { name: link.name.clone(), up: link.up, held });
-        self.said.remove(&link.name);
+        self.watched.insert(link.index, Watched { name: link.name.clone(), link_type, up: link.up, held });
+        self.refused.remove(&link.index);
         Ok(())
+    }
+
+    /// Nothing more comes of an interface. Its place in the kernel's map is another one's, of which there may be many in a long run.
+    fn close(&mut self, index: u32, collector: &Attended) {
+        if let Some((received, lost)) = self.counted(index) {
+            collector.send(&ToCollector::InterfaceOver(index, received, lost));
+        }
+        self.told.remove(&index);
+        if let Some(counts) = self.loaded.maps.get("packets_interfaces") {
+            let _ = counts.delete(&index.to_ne_bytes());
+        }
+    }
+
+    /// It has another name from now on.
+    fn rename(&mut self, link: &netlink::Link, link_type: u16, collector: &Attended) {
+        if let Some((received, lost)) = self.counted(link.index) {
+            collector.send(&ToCollector::InterfaceOver(link.index, received, lost));
+            let told = self.told.entry(link.index).or_default();
+            *told = (told.0 + received, told.1 + lost);
+        }
+        introduce(link, link_type, collector);
     }
 
     fn put(&mut self, link: &netlink::Link, programs: &[(&str, bool)]) -> Result<Held, String> {
@@ -334,16 +371,22 @@ impl Packets {
 
     /// Waits until an interface has changed.
     pub async fn changed(this: &mut Option<Self>) {
-        let Some(packets) = this else { return std::future::pending().await };
-        loop {
-            if packets.watch.heard() {
-                return;
-            }
-            if packets.ready.readable().await.is_err() {
-                return std::future::pending().await;
-            }
-            let _ = packets.ready.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        if let Some(packets) = this.as_mut().filter(|packets| !packets.deaf) {
+            let Err(e) = packets.hear().await else { return };
+            packets.deaf = true;
+            tracing::warn!(
+                "nothing is heard of network interfaces any more ({e}): those that come are not captured from"
+            );
         }
+        std::future::pending().await
+    }
+
+    async fn hear(&mut self) -> io::Result<()> {
+        while !self.watch.heard(&mut self.went)? {
+            self.ready.readable().await?;
+            let _ = self.ready.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        Ok(())
     }
 
     /// Some interface has changed: takes what came, lets go of what went, and says it.
@@ -358,15 +401,23 @@ impl Packets {
                 return;
             }
         };
-        let gone: Vec<u32> = self.watched.keys().copied().filter(|i| links.iter().all(|l| l.index != *i)).collect();
+        // Under the number of one that went there may be another one already.
+        let went = std::mem::take(&mut self.went);
+        let same = |link: &netlink::Link| !went.contains(&link.index) && self.stays(link);
+        let there: BTreeSet<u32> = links.iter().filter(|link| same(link)).map(|link| link.index).collect();
+        let gone: Vec<u32> = self.watched.keys().copied().filter(|index| !there.contains(index)).collect();
         for index in gone {
             if let Some(watched) = self.watched.remove(&index) {
                 tracing::warn!("network interface {} is gone: nothing more is captured from it", watched.name);
+                drop(watched.held);
+                self.close(index, collector);
             }
         }
+        self.refused.retain(|index| !went.contains(index) && links.iter().any(|link| link.index == *index));
         for link in &links {
             if let Some(watched) = self.watched.get_mut(&link.index) {
-                if watched.name != link.name {
+                let renamed = watched.name != link.name;
+                if renamed {
                     tracing::warn!("network interface {} is called {} now", watched.name, link.name);
                     watched.name.clone_from(&link.name);
                 }
@@ -378,16 +429,22 @@ impl Packets {
                         tracing::warn!("network interface {} is down: nothing is captured while it is", link.name);
                     }
                 }
-            } else if self.wants(link) && !self.said.contains(&link.name) {
+                if renamed {
+                    let link_type = watched.link_type;
+                    self.rename(link, link_type, collector);
+                }
+            } else if self.wants(link) {
                 match self.take(link, collector) {
                     Ok(()) => tracing::warn!("network interface {} has come: captured from now on", link.name),
-                    Err(failure) => {
-                        self.said.insert(link.name.clone());
-                        tracing::warn!("{failure}");
-                    }
+                    Err(failure) => self.refuse(link.index, &failure),
                 }
             }
         }
+    }
+
+    /// It is one that is captured from, and its frames begin with what they began with.
+    fn stays(&self, link: &netlink::Link) -> bool {
+        self.watched.get(&link.index).is_some_and(|watched| link.link_type() == Some(watched.link_type))
     }
 
     /// Names of the interfaces that are captured from.
@@ -410,16 +467,24 @@ impl Packets {
         attach::detach(links).await;
     }
 
-    /// Numbers of the interfaces that frames came from, with what was to be captured and what of it was lost.
+    /// Numbers of the interfaces that are there, with what was to be captured and what of it was lost under the names that they have.
     #[must_use]
     pub fn by_interface(&self) -> Vec<(u32, u64, u64)> {
         let Some(counts) = self.loaded.maps.get("packets_interfaces") else { return Vec::new() };
-        let word = |bytes: &[u8], at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let of = |key: Vec<u8>| {
-            let value = counts.lookup(&key).ok()??;
-            Some((u32::from_ne_bytes(key.as_slice().try_into().ok()?), word(&value, 0)?, word(&value, 8)?))
+            let index = u32::from_ne_bytes(key.as_slice().try_into().ok()?);
+            let (received, lost) = self.counted(index)?;
+            Some((index, received, lost))
         };
         counts.keys().unwrap_or_default().into_iter().filter_map(of).collect()
+    }
+
+    /// The same of one.
+    fn counted(&self, index: u32) -> Option<(u64, u64)> {
+        let value = self.loaded.maps.get("packets_interfaces")?.lookup(&index.to_ne_bytes()).ok()??;
+        let word = |at: usize| Some(u64::from_ne_bytes(value.get(at..at + 8)?.try_into().ok()?));
+        let told = self.told.get(&index).copied().unwrap_or_default();
+        Some((word(0)?.saturating_sub(told.0), word(8)?.saturating_sub(told.1)))
     }
 
     /// What the kernel side has counted.
@@ -438,6 +503,12 @@ impl Packets {
             ..PacketTotals::default()
         }
     }
+}
+
+/// The collector learns what the frames with its number are of.
+fn introduce(link: &netlink::Link, link_type: u16, collector: &Attended) {
+    let interface = Interface { index: link.index, name: link.name.clone(), link_type };
+    collector.send(&ToCollector::Interface(interface, process::monotonic_ns()));
 }
 
 fn map<'a>(loaded: &'a Loaded, name: &str) -> Result<&'a bpf::Map, Failure> {

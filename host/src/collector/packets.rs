@@ -1,17 +1,18 @@
 //! Frames of network interfaces between the kernel's ring and the outputs: taken, held until the secrets that they need have
 //! been written, given on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::interfaces::Interfaces;
 use super::out::{Out, monotonic_ns};
 use crate::event::PacketTotals;
+use crate::packet::Frame;
 use crate::packet::filter::Filter;
 use crate::packet::order::Order;
 use crate::packet::reader::Reader;
-use crate::packet::{Frame, Interface, InterfaceTotals};
 use crate::protocol::FromCollector;
 use crate::protocol::control::Control;
 use crate::sink::PACKETS;
@@ -23,19 +24,11 @@ const ROOT_GROUP: u64 = 1;
 /// Control groups that were asked about, at most, before it is begun anew.
 const MAX_ASKED: usize = 4096;
 
-/// What came of one interface's frames.
-struct Known {
-    interface: Interface,
-    received: u64,
-    dropped: u64,
-    /// Did not fit the filter.
-    unfit: u64,
-}
-
 /// Everything that is known of frames.
 pub struct Packets {
     reader: Reader,
-    interfaces: HashMap<u32, Known>,
+    /// Where they come from.
+    pub interfaces: Interfaces,
     filter: Option<Filter>,
     order: Order,
     /// Under this name the outputs count what they could not take.
@@ -56,7 +49,7 @@ impl Packets {
     pub fn new(reader: Reader, filter: Option<Filter>, count: Option<u64>) -> Self {
         Self {
             reader,
-            interfaces: HashMap::new(),
+            interfaces: Interfaces::default(),
             filter,
             order: Order::default(),
             name: PACKETS.into(),
@@ -68,19 +61,10 @@ impl Packets {
         }
     }
 
-    /// Frames of this interface may come.
-    pub fn interface(&mut self, interface: Interface) {
-        self.interfaces.entry(interface.index).or_insert(Known { interface, received: 0, dropped: 0, unfit: 0 });
-    }
-
     /// What the kernel side counted.
     pub fn counted(&mut self, totals: PacketTotals, by_interface: Vec<(u32, u64, u64)>) {
         self.totals = totals;
-        for (index, received, dropped) in by_interface {
-            if let Some(known) = self.interfaces.get_mut(&index) {
-                (known.received, known.dropped) = (received, dropped);
-            }
-        }
+        by_interface.into_iter().for_each(|counted| self.interfaces.counted(counted));
     }
 
     /// Up to where there are frames now. What the broker says of an interface comes before its first frame: so this is asked
@@ -93,12 +77,12 @@ impl Packets {
     pub fn drain(&mut self, until: u64, out: &Out) -> bool {
         let Self { reader, interfaces, filter, order, asked, strangers, .. } = self;
         let taken = reader.drain(until, BUDGET, |packet| {
-            let Some(known) = interfaces.get_mut(&packet.interface) else {
+            let Some(interface) = interfaces.of(packet) else {
                 *strangers += 1;
                 return;
             };
-            if filter.as_ref().is_some_and(|filter| !filter.fits(known.interface.link_type, packet)) {
-                known.unfit += 1;
+            if filter.as_ref().is_some_and(|filter| !filter.fits(interface.link_type, packet)) {
+                interfaces.unfit(packet);
                 return;
             }
             // By the time that it is written the answer is there.
@@ -139,13 +123,13 @@ impl Packets {
     }
 
     fn write(&mut self, packet: &crate::packet::Packet<'_>, out: &mut Out) {
-        let Some(known) = self.interfaces.get(&packet.interface) else { return };
+        let Some(interface) = self.interfaces.of(packet) else { return };
         if self.has_enough() {
             return;
         }
         let container = packet.owner.as_ref().and_then(|owner| out.who.container(owner.cgroup)).flatten();
         let wall_ns = out.clock.wall_ns(packet.time_ns);
-        let frame = Frame { packet, interface: &known.interface, wall_ns, container: container.as_deref() };
+        let frame = Frame { packet, interface, wall_ns, container: container.as_deref() };
         out.sinks.packet(&self.name, &frame);
         self.written += 1;
     }
@@ -176,23 +160,12 @@ impl Packets {
         self.reader.bell()
     }
 
-    /// What came of each interface that frames came from.
-    pub fn by_interface(&self) -> Vec<InterfaceTotals> {
-        let of = |known: &Known| InterfaceTotals {
-            interface: known.interface.clone(),
-            received: known.received,
-            dropped: known.dropped,
-            filtered: known.unfit,
-        };
-        self.interfaces.values().map(of).collect()
-    }
-
     /// The totals of the run.
     pub fn totals(&self) -> PacketTotals {
         let counts = self.reader.counts();
         PacketTotals {
             seen: counts.seen,
-            unfit: self.interfaces.values().map(|known| known.unfit).sum(),
+            unfit: self.interfaces.all_unfit(),
             malformed: self.strangers + counts.malformed,
             late: self.order.late_packets(),
             late_secrets: self.order.late_secrets(),

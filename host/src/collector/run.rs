@@ -315,9 +315,14 @@ impl Collector {
                     self.out.who.changed(pid, time_ns);
                     self.out.streams.process_ended(pid, time_ns);
                 }
-                ToCollector::Interface(interface) => {
+                ToCollector::Interface(interface, since_ns) => {
                     if let Some(packets) = &mut self.packets {
-                        packets.interface(interface);
+                        packets.interfaces.begin(interface, since_ns);
+                    }
+                }
+                ToCollector::InterfaceOver(index, received, dropped) => {
+                    if let Some(packets) = &mut self.packets {
+                        packets.interfaces.end((index, received, dropped));
                     }
                 }
                 ToCollector::Packets(totals, by_interface) => {
@@ -452,7 +457,7 @@ impl Collector {
         }
         if let Some(packets) = &self.packets {
             summary.packets = Some(packets.totals());
-            self.out.sinks.interfaces(&packets.by_interface());
+            self.out.sinks.interfaces(&packets.interfaces.totals());
         }
         self.out.streams.add_to(&mut summary);
         self.out.sinks.add_left_out(&mut summary);

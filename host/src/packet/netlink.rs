@@ -2,10 +2,12 @@
 //!
 //! Whatever changes, all are asked for again: that forgets nothing when messages were lost, and there are few.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
@@ -15,6 +17,7 @@ mod kind {
     pub const ERROR: u16 = 2;
     pub const DONE: u16 = 3;
     pub const NEW_LINK: u16 = 16;
+    pub const DEL_LINK: u16 = 17;
     pub const GET_LINK: u16 = 18;
 }
 const REQUEST: u16 = 1;
@@ -145,20 +148,41 @@ impl Watch {
         open(LINKS).map(Self)
     }
 
-    /// Throws away what was said; whether anything was.
-    #[must_use]
-    pub fn heard(&self) -> bool {
+    /// Takes what was said; whether anything was. Of it all only one thing is kept: `gone`, the numbers of interfaces that went, since another
+    /// one may have such a number by now.
+    ///
+    /// # Errors
+    /// Nothing more will be heard.
+    pub fn heard(&self, gone: &mut BTreeSet<u32>) -> io::Result<bool> {
         let (mut heard, mut buffer) = (false, vec![0; BUFFER]);
         loop {
             match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok(_) => heard = true,
+                Ok((len, _)) => {
+                    heard = true;
+                    gone.extend(went(buffer.get(..len).unwrap_or_default()));
+                }
                 // More was said than there was room for.
-                Err(rustix::io::Errno::NOBUFS) => heard = true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return heard,
+                Err(Errno::NOBUFS) => heard = true,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(heard),
+                Err(e) => return Err(e.into()),
             }
         }
     }
+}
+
+/// Numbers of the interfaces that went.
+fn went(mut bytes: &[u8]) -> Vec<u32> {
+    let mut gone = Vec::new();
+    while let Some((length, what)) = half(bytes, 4).and_then(|what| Some((word(bytes, 0)? as usize, what))) {
+        let Some(body) = bytes.get(16..length) else { break };
+        // Of the family of bridges: it is a port of one no more, and still there.
+        if what == kind::DEL_LINK && body.first() == Some(&0) {
+            gone.extend(word(body, 4));
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    gone
 }
 
 impl AsFd for Watch {
@@ -176,6 +200,30 @@ mod tests {
         let links = links().unwrap();
         let lo = links.iter().find(|l| l.loopback).expect("lo");
         assert_eq!((lo.name.as_str(), lo.link_type()), ("lo", Some(1)));
+    }
+
+    #[test]
+    fn who_listens_hears_what_went_and_that_nothing_more_will_be_heard() {
+        let message = |what: u16, family: u8, index: u32| {
+            let mut message = 32u32.to_ne_bytes().to_vec();
+            message.extend(what.to_ne_bytes());
+            message.extend([0; 10]);
+            message.extend([family, 0, 1, 0]);
+            message.extend(index.to_ne_bytes());
+            message.extend([0; 8]);
+            message
+        };
+        let [new, port, gone] =
+            [(kind::NEW_LINK, 0, 5), (kind::DEL_LINK, 7, 6), (kind::DEL_LINK, 0, 7)].map(|(w, f, i)| message(w, f, i));
+        let all = [new, port, gone].concat();
+        assert_eq!(went(&all), [7]);
+        for len in 0..all.len() {
+            assert!(went(&all[..len]).is_empty());
+        }
+        let mut gone = BTreeSet::new();
+        assert!(!Watch::new().unwrap().heard(&mut gone).unwrap() && gone.is_empty());
+        let no_socket = Watch(std::fs::File::open("/dev/null").unwrap().into());
+        assert!(no_socket.heard(&mut gone).is_err());
     }
 
     #[test]
