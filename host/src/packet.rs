@@ -16,6 +16,9 @@ pub mod record;
 
 use serde::{Deserialize, Serialize};
 
+/// Most bytes of a frame that a capture file has: Wireshark believes in no longer ones, and reads nothing behind one.
+pub const MAX_FRAME: usize = 262_144;
+
 /// Which way a frame went, seen from this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {

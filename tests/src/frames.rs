@@ -23,8 +23,10 @@ pub struct Frame {
     pub time_ns: u64,
     /// Outbound, if that is said.
     pub outbound: Option<bool>,
-    /// Its comment.
+    /// Its first comment.
     pub comment: String,
+    /// All of them, each on a line.
+    pub comments: String,
 }
 
 impl Frame {
@@ -79,6 +81,8 @@ pub fn pcapng(path: &Path) -> Vec<Frame> {
                 let (interface, link_type) = interfaces[word(body, 0) as usize].clone();
                 let captured = word(body, 12) as usize;
                 let options = options(&body[20 + captured.next_multiple_of(4)..]);
+                let comments = options.iter().filter(|o| o.0 == 1).map(|o| String::from_utf8_lossy(&o.1).into_owned());
+                let comments = comments.collect::<Vec<_>>().join("\n");
                 let of = |code| options.iter().find(|o| o.0 == code).map(|o| o.1.clone());
                 frames.push(Frame {
                     interface,
@@ -87,7 +91,8 @@ pub fn pcapng(path: &Path) -> Vec<Frame> {
                     data: body[20..20 + captured].to_vec(),
                     time_ns: u64::from(word(body, 4)) << 32 | u64::from(word(body, 8)),
                     outbound: of(2).map(|flags| flags[0] & 3 == 2),
-                    comment: of(1).map(|c| String::from_utf8_lossy(&c).into_owned()).unwrap_or_default(),
+                    comment: comments.lines().next().unwrap_or_default().to_owned(),
+                    comments,
                 });
             }
             _ => {}
@@ -116,6 +121,7 @@ pub fn pcap(path: &Path) -> Vec<Frame> {
             time_ns: u64::from(word(&bytes, at)) * 1_000_000_000 + u64::from(word(&bytes, at + 4)),
             outbound: None,
             comment: String::new(),
+            comments: String::new(),
         });
         at += 16 + captured;
     }

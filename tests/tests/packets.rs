@@ -455,6 +455,39 @@ fn a_number_that_is_used_again_is_another_interface() {
     }
 }
 
+/// The largest segments that the kernel makes are too large for readers of capture files.
+#[test]
+fn a_frame_that_is_too_long_for_a_file_is_cut_and_says_so() {
+    const TEST: &str = "long";
+    let net = namespaces!(TEST);
+    let set = |which, link| {
+        let args = ["link", "set", link, "gso_max_size", "524280", "gro_max_size", "524280"];
+        net.run(which, "ip", &args).status.success()
+    };
+    skip_if!(TEST, (!(set(0, "v0") && set(1, "v1"))).then(|| "needs Linux 6.3 and its ip".to_owned()));
+    let (mut here, mut there) = (Talker::start(&net, 1), Talker::start(&net, 0));
+    here.tell("listen(5000)");
+    let packets = Packets::new(&net, 1);
+    let capture = packets.start("all.pcapng", &["-i", "v1"]);
+    there.tell("bulk('fd77::2', 5000, 50_000_000)");
+    let totals = whole(&capture.stop());
+    let frames = packets.frames("all.pcapng");
+    let long: Vec<&Frame> = frames.iter().filter(|f| f.wire > 262_144).collect();
+    assert_eq!(totals["cut"].as_u64(), Some(long.len() as u64));
+    for frame in &long {
+        let missing = frame.wire - 262_144;
+        assert!(
+            frame.data.len() == 262_144 && frame.comments.contains(&format!("last {missing} bytes")),
+            "{}",
+            frame.comments
+        );
+    }
+    assert!(frames.iter().all(|f| f.wire > 262_144 || f.wire as usize == f.data.len()));
+    if long.is_empty() {
+        println!("SKIPPED {TEST}: the kernel made no such segment");
+    }
+}
+
 #[test]
 fn what_cannot_be_had_is_said() {
     const TEST: &str = "refused";

@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::interfaces::Interfaces;
 use super::out::{Out, monotonic_ns};
 use crate::event::PacketTotals;
-use crate::packet::Frame;
 use crate::packet::filter::Filter;
 use crate::packet::order::Order;
 use crate::packet::reader::Reader;
+use crate::packet::{Frame, MAX_FRAME};
 use crate::protocol::FromCollector;
 use crate::protocol::control::Control;
 use crate::sink::PACKETS;
@@ -42,6 +42,8 @@ pub struct Packets {
     /// The end comes after so many frames.
     count: Option<u64>,
     written: u64,
+    /// Of these, those that are longer than a file can have them.
+    cut: u64,
 }
 
 impl Packets {
@@ -58,6 +60,7 @@ impl Packets {
             strangers: 0,
             count,
             written: 0,
+            cut: 0,
         }
     }
 
@@ -132,6 +135,7 @@ impl Packets {
         let frame = Frame { packet, interface, wall_ns, container: container.as_deref() };
         out.sinks.packet(&self.name, &frame);
         self.written += 1;
+        self.cut += u64::from(packet.data.len() > MAX_FRAME);
     }
 
     /// As many were written as were asked for.
@@ -167,6 +171,7 @@ impl Packets {
             seen: counts.seen,
             unfit: self.interfaces.all_unfit(),
             malformed: self.strangers + counts.malformed,
+            cut: self.cut,
             late: self.order.late_packets(),
             late_secrets: self.order.late_secrets(),
             ..self.totals.clone()

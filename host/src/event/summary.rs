@@ -131,6 +131,8 @@ packet_totals! {
     owned,
     /// Received frames that did not fit the packet filter.
     unfit,
+    /// Frames of which a file has only the beginning: it can have no longer ones.
+    cut,
     /// Frames that were written out of order: too late to be sorted.
     late,
     /// Secrets that came after frames that they may be needed for.
@@ -216,7 +218,7 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
 
 fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     let unaccounted = t.produced.saturating_sub(t.seen).saturating_sub(t.lost);
-    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.sink_lost == 0;
+    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.cut == 0 && t.sink_lost == 0;
     write!(out, "packets: {}", count(t.seen, "frame"))?;
     writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
     let mut say = |number: u64, thing: &str, rest: &str| match number {
@@ -230,6 +232,7 @@ fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     say(t.filtered, "frame", " of processes that were not asked for left out")?;
     say(t.unowned, "frame", " left out since it is not known whose they are: --unowned-packets keeps them")?;
     say(t.unfit, "frame", " that did not fit the packet filter left out")?;
+    say(t.cut, "frame", " cut in the file: longer than readers of such files take (262,144 bytes)")?;
     say(t.late, "frame", " written out of order: too late to be sorted")?;
     say(t.late_secrets, "secret", " written after frames that may need it")?;
     say(t.malformed, "record", " of the ring made no sense")?;
@@ -280,6 +283,14 @@ mod tests {
         assert!(text.contains("mysql: 1 restart of the worker"), "{text}");
         assert!(text.contains("mysql: 1 message unaccounted for"), "{text}");
         assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_of_frames_is_named() {
+        let packets = PacketTotals { produced: 5, seen: 5, cut: 1, ..PacketTotals::default() };
+        let summary = Summary { packets: Some(packets), ..Summary::default() };
+        let text = summary_text(&summary);
+        assert!(text.starts_with("packets: 5 frames\npackets: 1 frame cut in the file"), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::event::Event;
-use crate::packet::{Frame, InterfaceTotals};
+use crate::packet::{Frame, InterfaceTotals, MAX_FRAME};
 
 use self::blocks::{Blocks, Head};
 use self::secrets::{KEPT, Secrets};
@@ -102,6 +102,10 @@ impl Render for File {
         }
         let gap = missing.as_ref().map(|(count, reason)| said(*count, reason));
         comments.extend(gap.as_deref());
+        let cut = frame.packet.data.len().saturating_sub(MAX_FRAME);
+        let cut =
+            (cut > 0).then(|| format!("ecapture: the last {cut} bytes are missing: a file has {MAX_FRAME} of a frame"));
+        comments.extend(cut.as_deref());
         self.blocks.packet(frame, &comments, missing.map_or(0, |(count, _)| count), out);
     }
 

@@ -17,10 +17,8 @@ use pcap_file::pcapng::blocks::unknown::UnknownBlock;
 use pcap_file::pcapng::{Block, PcapNgBlock, PcapNgState};
 use pcap_file::{DataLink, Endianness};
 
-use crate::packet::{Direction, Frame, Interface, InterfaceTotals};
+use crate::packet::{Direction, Frame, Interface, InterfaceTotals, MAX_FRAME};
 
-/// Most bytes of a frame that readers take: Wireshark believes in no larger ones.
-pub const MAX_FRAME: usize = 262_144;
 /// Longest text of an option; its length has 16 bits.
 const MAX_TEXT: usize = 4096;
 /// Type of a Decryption Secrets Block, and of the secrets in it.

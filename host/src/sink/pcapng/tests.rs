@@ -139,6 +139,13 @@ fn everything_is_there_in_its_place() {
         if let Block::EnhancedPacket(packet) = block.unwrap().0 {
             assert_eq!(packet.timestamp, Duration::from_nanos(WALL));
             assert!(packet.data.len() <= 262_144 && packet.original_len as usize >= packet.data.len());
+            let cut = packet.options.iter().any(|option| match option {
+                EnhancedPacketOption::Common(CommonOption::Comment(text)) => {
+                    text.contains("the last 37856 bytes are missing")
+                }
+                _ => false,
+            });
+            assert_eq!(cut, packet.original_len == 300_000);
             assert_eq!(packet.options[0], EnhancedPacketOption::Flags(2));
             let EnhancedPacketOption::Common(CommonOption::Comment(comment)) = &packet.options[1] else { panic!() };
             assert_eq!(comment, "ecapture: pid=4711 uid=1000 comm=curl\\x20x\\xff\\x5c container=c0ffee");
