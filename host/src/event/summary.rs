@@ -137,6 +137,8 @@ packet_totals! {
     late,
     /// Secrets that came after frames that they may be needed for.
     late_secrets,
+    /// Secrets that came into no file: more came before the first frame than are kept.
+    lost_secrets,
     /// Records that were none.
     malformed,
     /// Frames that some output could not take.
@@ -218,7 +220,8 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
 
 fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     let unaccounted = t.produced.saturating_sub(t.seen).saturating_sub(t.lost);
-    let nothing_lost = t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.cut == 0 && t.sink_lost == 0;
+    let nothing_lost =
+        t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.cut == 0 && t.lost_secrets == 0 && t.sink_lost == 0;
     write!(out, "packets: {}", count(t.seen, "frame"))?;
     writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
     let mut say = |number: u64, thing: &str, rest: &str| match number {
@@ -235,6 +238,7 @@ fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
     say(t.cut, "frame", " cut in the file: longer than readers of such files take (262,144 bytes)")?;
     say(t.late, "frame", " written out of order: too late to be sorted")?;
     say(t.late_secrets, "secret", " written after frames that may need it")?;
+    say(t.lost_secrets, "secret", " in no file: more came before its first frame than are kept")?;
     say(t.malformed, "record", " of the ring made no sense")?;
     say(t.sink_lost, "frame", " not written: an output was slow, full or closed")?;
     say(unaccounted, "frame", " unaccounted for: neither received nor counted as lost")
@@ -287,10 +291,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_of_frames_is_named() {
-        let packets = PacketTotals { produced: 5, seen: 5, cut: 1, ..PacketTotals::default() };
+        let packets = PacketTotals { produced: 5, seen: 5, cut: 1, lost_secrets: 2, ..PacketTotals::default() };
         let summary = Summary { packets: Some(packets), ..Summary::default() };
         let text = summary_text(&summary);
         assert!(text.starts_with("packets: 5 frames\npackets: 1 frame cut in the file"), "{text}");
+        assert!(text.contains("packets: 2 secrets in no file"), "{text}");
     }
 
     #[test]

@@ -430,6 +430,7 @@ impl Sink for Output {
             written: self.written,
             lost: self.modules.iter().map(|counts| counts.lost).sum(),
             lost_by_module: self.modules.iter().map(|counts| (counts.module.to_string(), counts.lost)).collect(),
+            lost_secrets: 0,
             after_end: self.after_end,
             error: self.error.clone(),
         }

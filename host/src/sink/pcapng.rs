@@ -27,7 +27,17 @@ use super::set::{Notice, Sink, SinkReport};
 /// What all files of an output know.
 struct Shared {
     secrets: Secrets,
+    /// Number of the first secret that is in no file.
+    written: u64,
+    /// Secrets that came into none: more came than are kept, and no frame before which they could stand.
+    lost: u64,
     totals: Vec<InterfaceTotals>,
+}
+
+impl Shared {
+    fn new(kept: usize) -> Self {
+        Self { secrets: Secrets::new(kept), written: 0, lost: 0, totals: Vec::new() }
+    }
 }
 
 /// Nothing panics while it is held.
@@ -44,8 +54,18 @@ struct File {
     /// Events that are missing since the last frame, and why.
     missing: Option<(u64, String)>,
     /// As it was before the last frame or secret.
-    before: (usize, u64, Option<(u64, String)>),
+    before: Before,
     comment: String,
+}
+
+/// What is as it was again when a frame or secret is taken out again.
+#[derive(Clone, Default)]
+struct Before {
+    interfaces: usize,
+    secrets: u64,
+    missing: Option<(u64, String)>,
+    written: u64,
+    lost: u64,
 }
 
 impl File {
@@ -55,13 +75,15 @@ impl File {
             blocks: Blocks::default(),
             secrets: 0,
             missing: None,
-            before: (0, 0, None),
+            before: Before::default(),
             comment: String::new(),
         }
     }
 
     fn remember(&mut self) {
-        self.before = (self.blocks.interfaces(), self.secrets, self.missing.clone());
+        let (interfaces, missing) = (self.blocks.interfaces(), self.missing.clone());
+        let shared = lock(&self.shared);
+        self.before = Before { interfaces, secrets: self.secrets, missing, written: shared.written, lost: shared.lost };
     }
 
     /// All secrets that are not in it yet. Not before there is an interface: of a file that has anything else before it, editcap and others
@@ -70,9 +92,10 @@ impl File {
         if self.blocks.interfaces() == 0 {
             return;
         }
-        let shared = lock(&self.shared);
+        let mut shared = lock(&self.shared);
         self.blocks.secrets(shared.secrets.from(self.secrets), out);
-        self.secrets = shared.secrets.next();
+        shared.lost += shared.secrets.first().saturating_sub(shared.written);
+        (self.secrets, shared.written) = (shared.secrets.next(), shared.secrets.next());
     }
 }
 
@@ -110,9 +133,11 @@ impl Render for File {
     }
 
     fn taken_back(&mut self) {
-        let (interfaces, secrets, missing) = self.before.clone();
-        self.blocks.keep_interfaces(interfaces);
-        (self.secrets, self.missing) = (secrets, missing);
+        let before = self.before.clone();
+        self.blocks.keep_interfaces(before.interfaces);
+        (self.secrets, self.missing) = (before.secrets, before.missing);
+        let mut shared = lock(&self.shared);
+        (shared.written, shared.lost) = (before.written, before.lost);
     }
 
     fn session_start(&mut self, start: &SessionStart, out: &mut Vec<u8>) {
@@ -179,8 +204,7 @@ impl Pcapng {
         let sharing = if shared { Sharing::Shared } else { Sharing::Own };
         // The secrets that a file begins with must leave it room for packets.
         let size = rotate.and_then(|rotate| rotate.size).map_or(KEPT, |size| usize::try_from(size / 4).unwrap_or(KEPT));
-        let secrets = Secrets::new(size.min(KEPT));
-        let shared = Arc::new(Mutex::new(Shared { secrets, totals: Vec::new() }));
+        let shared = Arc::new(Mutex::new(Shared::new(size.min(KEPT))));
         let limits = Limits::default();
         let inner: Box<dyn Sink> = match rotate {
             Some(rotate) => {
@@ -235,7 +259,7 @@ impl Sink for Pcapng {
     }
 
     fn report(&self) -> SinkReport {
-        self.inner.report()
+        SinkReport { lost_secrets: lock(&self.shared).lost, ..self.inner.report() }
     }
 
     fn blocked(&self) -> Option<BorrowedFd<'_>> {

@@ -110,6 +110,8 @@ pub struct SinkReport {
     pub lost: u64,
     /// The same by module.
     pub lost_by_module: Vec<(String, u64)>,
+    /// Secrets of connections that came into none of its files, since more came before a frame did than it keeps.
+    pub lost_secrets: u64,
     /// Events for which its reader did not stay.
     pub after_end: u64,
     /// The error it is in now.
@@ -324,11 +326,15 @@ impl SinkSet {
         }
     }
 
-    /// Sets `sink_lost` of each module to what all outputs together have lost so far.
+    /// Sets `sink_lost` of each module, and of frames, to what all outputs together have lost so far.
     pub fn add_losses(&self, summary: &mut Summary) {
         summary.modules.iter_mut().for_each(|totals| totals.sink_lost = 0);
-        summary.packets.iter_mut().for_each(|packets| packets.sink_lost = 0);
-        for (module, lost) in self.sinks.iter().flat_map(|sink| sink.report().lost_by_module) {
+        let reports: Vec<SinkReport> = self.sinks.iter().map(|sink| sink.report()).collect();
+        if let Some(packets) = &mut summary.packets {
+            packets.sink_lost = 0;
+            packets.lost_secrets = reports.iter().map(|report| report.lost_secrets).sum();
+        }
+        for (module, lost) in reports.into_iter().flat_map(|report| report.lost_by_module) {
             match &mut summary.packets {
                 Some(packets) if module == PACKETS => packets.sink_lost += lost,
                 _ if lost > 0 => summary.module(&module).sink_lost += lost,

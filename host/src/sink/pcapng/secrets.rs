@@ -43,6 +43,12 @@ impl Secrets {
         true
     }
 
+    /// Number of the oldest one that is kept.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     /// Number of the next one.
     #[must_use]
     pub fn next(&self) -> u64 {

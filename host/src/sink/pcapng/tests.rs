@@ -240,7 +240,7 @@ fn on_a_disk(free: usize) -> (Pcapng, fs::File, Arc<Mutex<usize>>) {
     let file = tempfile::tempfile().unwrap();
     let free = Arc::new(Mutex::new(free));
     let disk = Disk { file: file.try_clone().unwrap(), free: free.clone() };
-    let shared = Arc::new(Mutex::new(Shared { secrets: Secrets::new(KEPT), totals: Vec::new() }));
+    let shared = Arc::new(Mutex::new(Shared::new(KEPT)));
     let render = Box::new(File::new(shared.clone()));
     let limits = Limits { batch: 1, pending: 8 << 10 };
     (Pcapng { shared, inner: Box::new(Output::new("x", false, render, Box::new(disk), limits)) }, file, free)
@@ -324,6 +324,30 @@ fn each_file_of_a_series_has_what_it_needs() {
         packets += found;
     }
     assert_eq!((packets, secrets), (4000, 8));
+}
+
+#[test]
+fn secrets_that_come_into_no_file_are_counted() {
+    let mut file = tempfile::tempfile().unwrap();
+    let mut output = sink(&file);
+    output.session_start(&start());
+    let line = |number: u32| format!("CLIENT_RANDOM {number:064x} {}", "11".repeat(48));
+    let fit = (KEPT / (line(0).len() + 1)) as u32;
+    (0..fit + 3).for_each(|number| secret(&mut output, &line(number)));
+    assert_eq!(output.report().lost_secrets, 0, "nothing needs them yet");
+    show(&mut output, &interface(2, "eth0"), &packet(b"0123456789abcdef"));
+    // From here on each is written as it comes, whatever is forgotten.
+    (fit + 3..fit + 10).for_each(|number| secret(&mut output, &line(number)));
+    show(&mut output, &interface(2, "eth0"), &packet(b"0123456789abcdef"));
+    end(&mut output);
+    assert_eq!(output.report().lost_secrets, 3);
+    let all = blocks(&content(&mut file));
+    assert_eq!(all[..3], ["section".to_owned(), "interface".to_owned(), format!("{fit} secrets")]);
+    let mut set = crate::sink::SinkSet::default();
+    set.push(Box::new(output));
+    let mut summary = Summary { packets: Some(crate::event::PacketTotals::default()), ..Summary::default() };
+    set.add_losses(&mut summary);
+    assert_eq!(summary.packets.unwrap().lost_secrets, 3);
 }
 
 proptest! {
