@@ -2,7 +2,7 @@
 //! it is said to be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -327,6 +327,78 @@ fn calls_of_grpc() {
     }
     let expected = ["Fail", "Get", "List", "Put", "Talk"].map(|call| (format!("/shop.Orders/{call}"), rounds));
     assert!(calls.iter().map(|(path, count)| (path.clone(), *count)).eq(expected), "{calls:?}");
+}
+
+/// A server and a client of OpenSSL's program, with a connection between them.
+struct Connection {
+    client: Running,
+    _server: Running,
+    heard: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Connection {
+    fn open(library: &Library) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let heard = dir.path().join("heard");
+        let openssl = |args: &[&str], out: Stdio| {
+            let mut command = library.command(Path::new("/usr/bin/openssl"));
+            Running(command.args(args).stdin(Stdio::piped()).stdout(out).stderr(Stdio::null()).spawn().unwrap())
+        };
+        let (certificate, key) = (library.certificate(), library.key());
+        let files = ["-cert", certificate.to_str().unwrap(), "-key", key.to_str().unwrap()];
+        let server = [&["s_server", "-accept", &port, "-quiet"], &files[..]].concat();
+        let server = openssl(&server, std::fs::File::create(&heard).unwrap().into());
+        let address = format!("127.0.0.1:{port}");
+        until("the server listens", || std::net::TcpStream::connect(&address).is_ok());
+        let client = openssl(&["s_client", "-connect", &address, "-quiet", "-no_ign_eof"], Stdio::null());
+        let mut this = Self { client, _server: server, heard, _dir: dir };
+        this.say("hello");
+        this
+    }
+
+    fn say(&mut self, word: &str) {
+        writeln!(self.client.0.stdin.as_mut().unwrap(), "{word}").unwrap();
+        until(word, || std::fs::read_to_string(&self.heard).unwrap().contains(word));
+    }
+}
+
+fn until(what: &str, mut happens: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !happens() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_connection_from_before_the_capture_is_told_of() {
+    let test = "a_connection_from_before_the_capture_is_told_of";
+    skip_unless_possible!(test);
+    let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out.pcapng");
+    network.inside(|| {
+        let mut before = Connection::open(&library);
+        let nginx = Nginx::start(&library, 5, 1000);
+        let mut capture = start(&modules, &library, &["-i", "lo", "-w", file.to_str().unwrap()]);
+        before.say("one");
+        // At once, and not for every connection.
+        capture.wait_for_word("was over before the capture", 1, Duration::from_secs(10));
+        before.say("two");
+        fetch(&library, &nginx, "--http1.1", 1);
+        let finished = capture.stop();
+        whole(&finished);
+        assert_eq!(finished.said.matches("was over before the capture:").count(), 1, "{}", finished.said);
+        assert!(finished.said.contains("the keys of 2 connections were not seen"), "both ends: {}", finished.said);
+        // Its packets are there, and those of others are decrypted.
+        assert!(
+            tshark(&file, "tls.record.opaque_type == 23 || tls.record.content_type == 23", &["frame.number"]).len() > 2
+        );
+        assert_eq!(tshark(&file, "http.response", &["frame.number"]).len(), 5);
+    });
 }
 
 #[test]

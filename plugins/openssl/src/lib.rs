@@ -118,6 +118,13 @@ impl Decode for Decoder {
             keylog::stream::UNSEEN => {
                 keylog::not_seen(record, out)?;
                 self.unseen += 1;
+                if let Some(host) = self.host.filter(|_| self.unseen == 1) {
+                    host.warn(format_args!(
+                        "the handshake of a connection of process {} was over before the capture: what it says can't be decrypted \
+                         (of others like it only the number is told, at the end)",
+                        record.process()
+                    ));
+                }
                 return Ok(());
             }
             output::ENDED => {
