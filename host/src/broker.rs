@@ -71,6 +71,14 @@ pub fn capture(asked: Vec<Asked>, options: RunOptions) -> Result<Exit, Failure> 
     block_on(session::run(asked, options))
 }
 
+/// Whether libpcap understands a packet filter, and there is one.
+///
+/// # Errors
+/// Why not.
+pub fn judge_filter(expression: &str) -> Result<(), Failure> {
+    block_on(expression::compile(expression)).map(drop)
+}
+
 /// Runs the broker's event loop on this thread: children must be started from the main thread.
 ///
 /// # Errors

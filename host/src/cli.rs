@@ -45,9 +45,13 @@ pub fn main() -> ExitCode {
 fn run() -> Result<Exit, Failure> {
     let args: Vec<_> = std::env::args_os().collect();
     // The pipe is held for the whole of the run.
-    let (args, _fifo) = match extcap::read(&args)? {
+    let (args, fifo) = match extcap::read(&args)? {
         extcap::Asked::Nothing => (args, None),
         extcap::Asked::Answer(text) => return print(&text),
+        extcap::Asked::Filter(expression) => {
+            let why = broker::judge_filter(&expression).err().map(|failure| failure.message + "\n");
+            return print(&why.unwrap_or_default());
+        }
         extcap::Asked::Capture(args, fifo) => (args, Some(fifo)),
     };
     // What the commands are depends on the modules, and where those are depends on two options: they are read first.
@@ -121,6 +125,8 @@ fn run() -> Result<Exit, Failure> {
             let asked = Asked { module: module.into(), options };
             let mut run = RunOptions::from_matches(&merged.matches)?;
             run.settle([mode_of(&asked)])?;
+            // Whatever Wireshark hears it shows as an error.
+            run.losses = fifo.is_some();
             if !sub.contains_id("explain") {
                 return broker::capture(vec![asked], run);
             }

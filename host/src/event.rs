@@ -18,4 +18,4 @@ pub mod wire;
 pub use clock::Clock;
 pub use model::{Event, Field, Flags, Stream, Value};
 pub use schema::{Column, ColumnType, EventSchema, Schema, SchemaError};
-pub use summary::{ModuleTotals, PacketTotals, Summary, summary_text};
+pub use summary::{ModuleTotals, PacketTotals, Summary, losses_text, summary_text};

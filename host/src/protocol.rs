@@ -370,6 +370,8 @@ pub enum FromCollector {
     Done {
         /// The summary for people.
         text: String,
+        /// Of it what is missing although it was asked for.
+        losses: String,
         /// Events that some output could not take.
         sink_lost: u64,
         /// Events that no manifest declares.

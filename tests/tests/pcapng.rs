@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ecapture_tests::capture::{Capture, Finished, Modules};
@@ -329,40 +330,44 @@ fn calls_of_grpc() {
     assert!(calls.iter().map(|(path, count)| (path.clone(), *count)).eq(expected), "{calls:?}");
 }
 
-/// A server and a client of OpenSSL's program, with a connection between them.
-struct Connection {
-    client: Running,
-    _server: Running,
+/// A server of OpenSSL's program, and a connection with it.
+struct Talk<'l> {
+    library: &'l Library,
+    server: Running,
+    client: Option<Running>,
+    address: String,
     heard: std::path::PathBuf,
     _dir: tempfile::TempDir,
 }
 
-impl Connection {
-    fn open(library: &Library) -> Self {
+impl<'l> Talk<'l> {
+    fn listen(library: &'l Library) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let heard = dir.path().join("heard");
-        let openssl = |args: &[&str], out: Stdio| {
-            let mut command = library.command(Path::new("/usr/bin/openssl"));
-            Running(command.args(args).stdin(Stdio::piped()).stdout(out).stderr(Stdio::null()).spawn().unwrap())
-        };
         let (certificate, key) = (library.certificate(), library.key());
         let files = ["-cert", certificate.to_str().unwrap(), "-key", key.to_str().unwrap()];
-        let server = [&["s_server", "-accept", &port, "-quiet"], &files[..]].concat();
-        let server = openssl(&server, std::fs::File::create(&heard).unwrap().into());
-        let address = format!("127.0.0.1:{port}");
+        let args = [&["s_server", "-accept", &address, "-quiet"], &files[..]].concat();
+        let server = openssl(library, &args, std::fs::File::create(&heard).unwrap().into());
         until("the server listens", || std::net::TcpStream::connect(&address).is_ok());
-        let client = openssl(&["s_client", "-connect", &address, "-quiet", "-no_ign_eof"], Stdio::null());
-        let mut this = Self { client, _server: server, heard, _dir: dir };
-        this.say("hello");
-        this
+        Self { library, server, client: None, address, heard, _dir: dir }
     }
 
+    /// A word from the client, which connects if it has not yet.
     fn say(&mut self, word: &str) {
-        writeln!(self.client.0.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let connect = || {
+            let args = ["s_client", "-connect", &self.address, "-quiet", "-no_ign_eof"];
+            openssl(self.library, &args, Stdio::null())
+        };
+        let client = self.client.get_or_insert_with(connect);
+        writeln!(client.0.stdin.as_mut().unwrap(), "{word}").unwrap();
         until(word, || std::fs::read_to_string(&self.heard).unwrap().contains(word));
     }
+}
+
+fn openssl(library: &Library, args: &[&str], out: Stdio) -> Running {
+    let mut command = library.command(Path::new("/usr/bin/openssl"));
+    Running(command.args(args).stdin(Stdio::piped()).stdout(out).stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn until(what: &str, mut happens: impl FnMut() -> bool) {
@@ -381,7 +386,8 @@ fn a_connection_from_before_the_capture_is_told_of() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("out.pcapng");
     network.inside(|| {
-        let mut before = Connection::open(&library);
+        let mut before = Talk::listen(&library);
+        before.say("zero");
         let nginx = Nginx::start(&library, 5, 1000);
         let mut capture = start(&modules, &library, &["-i", "lo", "-w", file.to_str().unwrap()]);
         before.say("one");
@@ -579,6 +585,75 @@ fn wireshark_starts_it() {
         running.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(tshark(&file, "tcp", &["frame.number"]).len(), 100, "{said}");
         assert!(!tshark(&file, "http.request", &["frame.number"]).is_empty(), "decrypted: {said}");
+    });
+}
+
+#[test]
+fn wireshark_asks_whether_a_filter_is_one() {
+    let test = "wireshark_asks_whether_a_filter_is_one";
+    skip_unless_possible!(test);
+    let modules = Modules::with(&["openssl"]);
+    let judge = |filter: &str| {
+        let output = modules.run(&["--extcap-interface", "ecapture", "--extcap-capture-filter", filter]);
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{filter}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for right in ["", "tcp port 443", "inbound and host 10.0.0.1", "vlan 5 or (udp and portrange 1-9)"] {
+        assert_eq!(judge(right), "");
+    }
+    for (wrong, why) in
+        [("tcp prt 443", "syntax error"), ("port nosuchport", "nosuchport"), ("ip protochain 6", "loop")]
+    {
+        let said = judge(wrong);
+        assert!(said.contains(why) && said.ends_with('\n'), "{wrong}: {said}");
+    }
+}
+
+/// All that stands on its stderr Wireshark shows as an error: nothing, unless something is missing.
+#[test]
+fn wireshark_hears_of_what_is_missing_and_of_nothing_else() {
+    let test = "wireshark_hears_of_what_is_missing_and_of_nothing_else";
+    skip_unless_possible!(test);
+    let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    network.inside(|| {
+        for before in [false, true] {
+            let mut talk = Talk::listen(&library);
+            if before {
+                talk.say("before");
+            }
+            let mut command = modules.ecapture();
+            command.args(["--capture", "--extcap-interface", "ecapture", "--interface", "lo"]);
+            command.arg("--pid").arg(talk.server.0.id().to_string()).arg("--fifo").arg(&fifo);
+            let mut child = Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+            let (taken, mut reader) = (Arc::new(Mutex::new(Vec::new())), std::fs::File::open(&fifo).unwrap());
+            let bytes = taken.clone();
+            let rest = std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                    bytes.lock().unwrap().extend_from_slice(&buffer[..count]);
+                }
+            });
+            // It captures when more than the head of the file comes.
+            until("it captures", || {
+                let _ = std::net::TcpStream::connect(&talk.address);
+                taken.lock().unwrap().len() > 3000
+            });
+            talk.say("more");
+            std::thread::sleep(Duration::from_millis(300));
+            kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
+            let mut said = String::new();
+            child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            assert_eq!(child.0.wait().unwrap().code(), Some(0), "{said}");
+            rest.join().unwrap();
+            let file = dir.path().join("out.pcapng");
+            std::fs::write(&file, &*taken.lock().unwrap()).unwrap();
+            assert_eq!(tshark(&file, "tls.handshake.type == 20", &["frame.number"]).is_empty(), before, "{said}");
+            let missing = "ecapture: packets: 1 connection not decrypted: the handshake was over before the capture\n";
+            assert_eq!(said, if before { missing } else { "" });
+        }
     });
 }
 

@@ -327,9 +327,9 @@ impl Session {
                     self.captures.iter().for_each(Capture::grant_turn);
                 }
                 Happened::Tick => self.look_around(),
-                Happened::Collector(Some(FromCollector::Done { text, sink_lost, .. })) => {
+                Happened::Collector(Some(FromCollector::Done { text, losses, sink_lost, .. })) => {
                     let _ = self.collector.ended(Duration::from_secs(2)).await;
-                    return self.finish(&text, sink_lost).await;
+                    return self.finish(if self.options.losses { &losses } else { &text }, sink_lost).await;
                 }
                 Happened::Collector(Some(message)) => self.collector_says(message).await,
                 Happened::Collector(None) => return Err(self.collector_gone().await),
@@ -504,10 +504,12 @@ impl Session {
     }
 
     async fn finish(&self, summary: &str, sink_lost: u64) -> Result<Exit, Failure> {
-        if !self.options.quiet {
+        if !self.options.quiet || self.options.losses {
             for line in summary.lines() {
                 eprintln!("ecapture: {}", printable(line));
             }
+        }
+        if !self.options.quiet {
             for silent in self.captures.iter().filter(|c| c.totals().produced == 0) {
                 self.explain(silent).await;
             }

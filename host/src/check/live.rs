@@ -49,6 +49,7 @@ pub async fn live(module: &Arc<Loaded>, options: &Options, config: Config, repor
         bodies: None,
         multiline: false,
         quiet: true,
+        losses: false,
         verbose: 0,
         packets: None,
     };

@@ -2,7 +2,7 @@
 //!
 //! Wireshark asks with options of its own what there is (`--extcap-interfaces`, `--extcap-dlts`, `--extcap-config`), and starts a capture into a
 //! named pipe (`--capture --fifo`). A capture is that of `ecapture tls -m pcapng`: here its command line is made, and nothing else
-//! is different. The grammar: <https://www.wireshark.org/docs/wsdg_html_chunked/ChCaptureExtcap.html>.
+//! is different, but that of the summary only what is missing is said: Wireshark shows everything that stands on stderr as an error. The grammar: <https://www.wireshark.org/docs/wsdg_html_chunked/ChCaptureExtcap.html>.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -26,6 +26,8 @@ pub enum Asked {
     Nothing,
     /// A question; the answer for stdout.
     Answer(String),
+    /// Whether this is a packet filter; if so, the answer is no word, else why not.
+    Filter(String),
     /// A capture: the command line that makes it, and the pipe, to be held open until the capture has it open itself.
     Capture(Vec<OsString>, File),
 }
@@ -56,8 +58,8 @@ pub fn read(args: &[OsString]) -> Result<Asked, Failure> {
         return Ok(Asked::Answer(config()));
     }
     if !matches.get_flag("capture") {
-        // A filter alone is to be judged, and no word is praise: libpcap judges it when the capture begins.
-        return Ok(Asked::Answer(String::new()));
+        let filter = matches.get_one::<String>("extcap-capture-filter").cloned();
+        return Ok(filter.map_or(Asked::Answer(String::new()), Asked::Filter));
     }
     let fifo = matches.get_one::<OsString>("fifo").ok_or_else(|| usage("--capture needs --fifo".into()))?;
     let held = open(Path::new(fifo))?;
@@ -171,7 +173,9 @@ mod tests {
         assert!(dlts.starts_with("dlt {number=1}"), "{dlts}");
         let config = answer(&["--extcap-config", "--extcap-interface=ecapture"]);
         assert_eq!(config.lines().filter(|line| line.starts_with("arg {number=")).count(), CONFIG.len());
-        assert_eq!(answer(&["--extcap-interface", "ecapture", "--extcap-capture-filter", "tcp"]), "");
+        let asked = read_words(&["--extcap-interface", "ecapture", "--extcap-capture-filter", "tcp port 1"]);
+        assert!(matches!(asked, Ok(Asked::Filter(filter)) if filter == "tcp port 1"));
+        assert_eq!(answer(&["--extcap-interface", "ecapture"]), "");
         assert!(matches!(read_words(&["tls", "-m", "pcapng"]), Ok(Asked::Nothing)));
         for wrong in [&["--extcap-interface", "lo", "--extcap-dlts"][..], &["--extcap-nothing"], &["--extcap-dlts"]] {
             let failure = read_words(wrong).err().unwrap();

@@ -159,6 +159,8 @@ pub struct RunOptions {
     pub packets: Option<PacketOptions>,
     /// No messages but errors.
     pub quiet: bool,
+    /// But at the end what is missing, if anything is.
+    pub losses: bool,
     /// How much is said: 0, 1, 2.
     pub verbose: u8,
 }
@@ -249,6 +251,7 @@ impl RunOptions {
             packets: Some(PacketOptions::from_matches(matches)),
             multiline: matches.get_flag("multiline"),
             quiet: matches.get_flag("quiet"),
+            losses: false,
             verbose: matches.get_count("verbose"),
         })
     }

@@ -13,7 +13,7 @@ use super::source::{Ended, Source};
 use super::streams::Streams;
 use super::who::Who;
 use crate::event::wire::View;
-use crate::event::{Clock, Summary, summary_text};
+use crate::event::{Clock, PacketTotals, Summary, losses_text, summary_text};
 use crate::link::Message;
 use crate::packet::reader::Reader;
 use crate::protocol::control::Control;
@@ -137,6 +137,7 @@ fn start(broker: u32) -> Result<Collector, String> {
             written: 0,
             enough: false,
             secrets: Vec::new(),
+            without_secrets: 0,
         },
         mail,
         sources,
@@ -456,7 +457,7 @@ impl Collector {
             totals.abandoned = if totals.disabled { totals.unaccounted() } else { 0 };
         }
         if let Some(packets) = &self.packets {
-            summary.packets = Some(packets.totals());
+            summary.packets = Some(PacketTotals { without_secrets: self.out.without_secrets, ..packets.totals() });
             self.out.sinks.interfaces(&packets.interfaces.totals());
         }
         self.out.streams.add_to(&mut summary);
@@ -479,8 +480,8 @@ impl Collector {
         self.out.sinks.add_losses(&mut summary);
         let sink_lost = reports.iter().map(|r| r.lost).sum();
         let undeclared = self.sources.iter().map(|s| s.intake.undeclared).sum();
-        let text = summary_text(&summary);
-        Control::say(&FromCollector::Done { text, sink_lost, undeclared, totals: summary.modules });
+        let (text, losses) = (summary_text(&summary), losses_text(&summary));
+        Control::say(&FromCollector::Done { text, losses, sink_lost, undeclared, totals: summary.modules });
     }
 }
 

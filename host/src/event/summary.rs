@@ -106,6 +106,11 @@ macro_rules! packet_totals {
             pub fn numbers(&self) -> [(&'static str, u64); [$(stringify!($name)),+].len()] {
                 [$((stringify!($name), self.$name)),+]
             }
+
+            /// Neither received nor counted as lost.
+            pub fn unaccounted(&self) -> u64 {
+                self.produced.saturating_sub(self.seen).saturating_sub(self.lost)
+            }
         }
     };
 }
@@ -139,6 +144,8 @@ packet_totals! {
     late_secrets,
     /// Secrets that came into no file: more came before the first frame than are kept.
     lost_secrets,
+    /// Connections that were told of as having no secrets: their handshakes were over before the capture.
+    without_secrets,
     /// Records that were none.
     malformed,
     /// Frames that some output could not take.
@@ -179,6 +186,42 @@ pub fn summary_text(summary: &Summary) -> String {
     out
 }
 
+/// Of the summary only what is missing although it was asked for, for who wants no other word; empty if nothing is.
+pub fn losses_text(summary: &Summary) -> String {
+    let mut out = String::new();
+    for totals in &summary.modules {
+        let _ = write_lines(&mut out, &totals.module, &module_lines(totals), Missing);
+    }
+    if let Some(packets) = &summary.packets {
+        let _ = write_lines(&mut out, "packets", &packet_lines(packets), Missing);
+        let connections = count(packets.without_secrets, "connection");
+        if packets.without_secrets > 0 {
+            let _ = writeln!(out, "packets: {connections} not decrypted: the handshake was over before the capture");
+        }
+    }
+    out
+}
+
+/// What a line of the summary tells of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tells {
+    /// Of something that was to be there, and is not.
+    Missing,
+    /// Of something else.
+    Other,
+}
+use Tells::{Missing, Other};
+
+/// How many of what, and the rest of the line.
+type Line = (Tells, u64, &'static str, String);
+
+/// Those of these lines that are not about nothing; with `only`, of these.
+fn write_lines(out: &mut String, name: &str, lines: &[Line], only: impl Into<Option<Tells>>) -> std::fmt::Result {
+    let only = only.into();
+    let told = lines.iter().filter(|(tells, number, ..)| *number > 0 && only.is_none_or(|only| only == *tells));
+    told.into_iter().try_for_each(|(_, number, thing, rest)| writeln!(out, "{name}: {}{rest}", count(*number, thing)))
+}
+
 fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
     let nothing_lost =
         t.lost == 0 && t.partial == 0 && t.abandoned == 0 && t.unaccounted() == 0 && t.sink_lost == 0 && !t.disabled;
@@ -187,61 +230,67 @@ fn write_module(out: &mut String, t: &ModuleTotals) -> std::fmt::Result {
     if t.disabled {
         writeln!(out, "{}: disabled before the end", t.module)?;
     }
-    let mut say = |number: u64, thing: &str, rest: &str| match number {
-        0 => Ok(()),
-        _ => writeln!(out, "{}: {}{rest}", t.module, count(number, thing)),
-    };
+    write_lines(out, &t.module, &module_lines(t), None)
+}
+
+fn module_lines(t: &ModuleTotals) -> [Line; 20] {
     let bytes = |number| count(number, "byte");
-    say(t.lost, "message", &format!(" lost: the ring was full ({}); try a larger --ring-size", bytes(t.lost_bytes)))?;
-    say(t.partial, "message", " cut short: the ring was full")?;
-    say(t.faults, "message", &format!(" with unreadable memory ({} missing)", bytes(t.fault_bytes)))?;
-    say(t.cut, "message", &format!(" over the size limit ({} left out)", bytes(t.cut_bytes)))?;
-    say(t.truncated_bytes, "byte", " missing in events that were written")?;
-    say(t.state_full, "call", " not followed: too many at once")?;
-    say(t.orphans, "return", " of a call that began before the capture")?;
-    say(t.undecodable, "message", " could not be decoded")?;
-    say(t.columns_refused, "column", " dropped: not what the module's manifest declares")?;
-    say(t.abandoned, "message", " left in the ring when the module was disabled")?;
-    say(t.restarts, "restart", " of the worker")?;
-    say(t.late, "event", " written out of order: too late to be sorted")?;
-    say(t.sink_lost, "event", " not written: an output was slow, full or closed")?;
     let incomplete = match t.incomplete {
         0 => String::new(),
         some => format!(", {} of them incomplete", count(some, "").trim_end_matches('s').trim_end()),
     };
-    say(t.exchanges, "HTTP exchange", &incomplete)?;
-    say(t.filtered, "event", " left out by the filters")?;
-    say(t.not_shown, "event", " not shown in this view: --view auto shows them")?;
-    say(t.gap_bytes, "byte", " missing in connections")?;
-    say(t.unparsed_bytes, "byte", " of HTTP connections in no message that could be read")?;
-    say(t.evicted, "connection", " given up early: too much was held (--stream-memory)")?;
-    say(t.unaccounted(), "message", " unaccounted for: neither received nor counted as lost")
+    let lost = format!(" lost: the ring was full ({}); try a larger --ring-size", bytes(t.lost_bytes));
+    [
+        (Missing, t.lost, "message", lost),
+        (Missing, t.partial, "message", " cut short: the ring was full".into()),
+        (Missing, t.faults, "message", format!(" with unreadable memory ({} missing)", bytes(t.fault_bytes))),
+        (Missing, t.cut, "message", format!(" over the size limit ({} left out)", bytes(t.cut_bytes))),
+        (Missing, t.truncated_bytes, "byte", " missing in events that were written".into()),
+        (Missing, t.state_full, "call", " not followed: too many at once".into()),
+        (Other, t.orphans, "return", " of a call that began before the capture".into()),
+        (Missing, t.undecodable, "message", " could not be decoded".into()),
+        (Missing, t.columns_refused, "column", " dropped: not what the module's manifest declares".into()),
+        (Missing, t.abandoned, "message", " left in the ring when the module was disabled".into()),
+        (Missing, t.restarts, "restart", " of the worker".into()),
+        (Other, t.late, "event", " written out of order: too late to be sorted".into()),
+        (Missing, t.sink_lost, "event", " not written: an output was slow, full or closed".into()),
+        (Other, t.exchanges, "HTTP exchange", incomplete),
+        (Other, t.filtered, "event", " left out by the filters".into()),
+        (Other, t.not_shown, "event", " not shown in this view: --view auto shows them".into()),
+        (Missing, t.gap_bytes, "byte", " missing in connections".into()),
+        (Other, t.unparsed_bytes, "byte", " of HTTP connections in no message that could be read".into()),
+        (Missing, t.evicted, "connection", " given up early: too much was held (--stream-memory)".into()),
+        (Missing, t.unaccounted(), "message", " unaccounted for: neither received nor counted as lost".into()),
+    ]
 }
 
 fn write_packets(out: &mut String, t: &PacketTotals) -> std::fmt::Result {
-    let unaccounted = t.produced.saturating_sub(t.seen).saturating_sub(t.lost);
     let nothing_lost =
-        t.lost == 0 && t.partial == 0 && unaccounted == 0 && t.cut == 0 && t.lost_secrets == 0 && t.sink_lost == 0;
+        t.lost == 0 && t.partial == 0 && t.unaccounted() == 0 && t.cut == 0 && t.lost_secrets == 0 && t.sink_lost == 0;
     write!(out, "packets: {}", count(t.seen, "frame"))?;
     writeln!(out, "{}", if nothing_lost { ", none lost" } else { "" })?;
-    let mut say = |number: u64, thing: &str, rest: &str| match number {
-        0 => Ok(()),
-        _ => writeln!(out, "packets: {}{rest}", count(number, thing)),
-    };
+    write_lines(out, "packets", &packet_lines(t), None)
+}
+
+fn packet_lines(t: &PacketTotals) -> [Line; 13] {
     let bytes = count(t.lost_bytes, "byte");
-    say(t.lost, "frame", &format!(" lost: the ring was full ({bytes}); try a larger --packet-ring"))?;
-    say(t.partial, "frame", " cut short: the ring was full")?;
-    say(t.faults, "frame", " whose bytes could not be read")?;
-    say(t.filtered, "frame", " of processes that were not asked for left out")?;
-    say(t.unowned, "frame", " left out since it is not known whose they are: --unowned-packets keeps them")?;
-    say(t.unfit, "frame", " that did not fit the packet filter left out")?;
-    say(t.cut, "frame", " cut in the file: longer than readers of such files take (262,144 bytes)")?;
-    say(t.late, "frame", " written out of order: too late to be sorted")?;
-    say(t.late_secrets, "secret", " written after frames that may need it")?;
-    say(t.lost_secrets, "secret", " in no file: more came before its first frame than are kept")?;
-    say(t.malformed, "record", " of the ring made no sense")?;
-    say(t.sink_lost, "frame", " not written: an output was slow, full or closed")?;
-    say(unaccounted, "frame", " unaccounted for: neither received nor counted as lost")
+    let unowned = " left out since it is not known whose they are: --unowned-packets keeps them";
+    let cut = " cut in the file: longer than readers of such files take (262,144 bytes)";
+    [
+        (Missing, t.lost, "frame", format!(" lost: the ring was full ({bytes}); try a larger --packet-ring")),
+        (Missing, t.partial, "frame", " cut short: the ring was full".into()),
+        (Missing, t.faults, "frame", " whose bytes could not be read".into()),
+        (Other, t.filtered, "frame", " of processes that were not asked for left out".into()),
+        (Other, t.unowned, "frame", unowned.into()),
+        (Other, t.unfit, "frame", " that did not fit the packet filter left out".into()),
+        (Missing, t.cut, "frame", cut.into()),
+        (Other, t.late, "frame", " written out of order: too late to be sorted".into()),
+        (Missing, t.late_secrets, "secret", " written after frames that may need it".into()),
+        (Missing, t.lost_secrets, "secret", " in no file: more came before its first frame than are kept".into()),
+        (Missing, t.malformed, "record", " of the ring made no sense".into()),
+        (Missing, t.sink_lost, "frame", " not written: an output was slow, full or closed".into()),
+        (Missing, t.unaccounted(), "frame", " unaccounted for: neither received nor counted as lost".into()),
+    ]
 }
 
 /// `1 event`, `1,204 events`.
@@ -296,6 +345,22 @@ mod tests {
         let text = summary_text(&summary);
         assert!(text.starts_with("packets: 5 frames\npackets: 1 frame cut in the file"), "{text}");
         assert!(text.contains("packets: 2 secrets in no file"), "{text}");
+    }
+
+    #[test]
+    fn who_wants_to_hear_of_losses_alone_hears_of_nothing_else() {
+        let packets = PacketTotals { produced: 9, seen: 9, unfit: 4, unowned: 5, late: 1, ..PacketTotals::default() };
+        let mut summary = Summary { packets: Some(packets), ..Summary::default() };
+        let totals = summary.module("openssl");
+        (totals.produced, totals.seen, totals.events, totals.orphans) = (7, 7, 7, 1);
+        assert_eq!(losses_text(&summary), "");
+        summary.module("openssl").lost = 1;
+        let packets = summary.packets.as_mut().unwrap();
+        (packets.lost, packets.without_secrets) = (2, 3);
+        let text = losses_text(&summary);
+        let told: Vec<&str> = text.lines().map(|line| line.split(" lost: ").next().unwrap()).collect();
+        let late = "packets: 3 connections not decrypted: the handshake was over before the capture";
+        assert_eq!(told, ["openssl: 1 message", "packets: 2 frames", late]);
     }
 
     #[test]
