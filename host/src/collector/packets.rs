@@ -33,7 +33,7 @@ pub struct Packets {
     order: Order,
     /// Under this name the outputs count what they could not take.
     name: Arc<str>,
-    /// Control groups whose container was asked for.
+    /// Control groups whose container was asked for, and of which nothing was heard yet.
     asked: HashSet<u64>,
     /// What the kernel side counted, once it is known.
     totals: PacketTotals,
@@ -88,12 +88,13 @@ impl Packets {
                 interfaces.unfit(packet);
                 return;
             }
-            // By the time that it is written the answer is there.
-            if let Some(owner) = packet.owner.as_ref().filter(|o| o.cgroup > ROOT_GROUP)
-                && out.who.container(owner.cgroup).is_none()
-                && asked.insert(owner.cgroup)
-            {
-                Control::say(&FromCollector::Resolve(owner.process, owner.cgroup));
+            // By the time that it is written the answer is there. What is forgotten later is asked for again.
+            if let Some(owner) = packet.owner.as_ref().filter(|o| o.cgroup > ROOT_GROUP) {
+                if out.who.container(owner.cgroup).is_some() {
+                    asked.remove(&owner.cgroup);
+                } else if asked.insert(owner.cgroup) {
+                    Control::say(&FromCollector::Resolve(owner.process, owner.cgroup));
+                }
             }
             order.push(packet);
         });

@@ -132,10 +132,26 @@ impl Drop for Filters {
 
 /// Takes away what runs that were killed have left.
 pub fn clean_up() {
-    for link in netlink::links().unwrap_or_default() {
+    let links = netlink::links().unwrap_or_else(|e| {
+        tracing::warn!(
+            "filters of earlier runs that were killed stay where they are: no list of network interfaces: {e}"
+        );
+        Vec::new()
+    });
+    for link in links {
         let mut made = false;
         for parent in [INGRESS, EGRESS] {
-            for filter in list(link.index, parent).unwrap_or_default() {
+            let filters = list(link.index, parent).unwrap_or_else(|e| {
+                // Without the discipline, or the interface, there is none.
+                if !is_gone(&e) {
+                    tracing::warn!(
+                        "it is not known whether network interface {} has filters of earlier runs: {e}",
+                        link.name
+                    );
+                }
+                Vec::new()
+            });
+            for filter in filters {
                 let Some((owner, began, own)) = owner(&filter.name) else { continue };
                 if process::started_ns(owner).is_some_and(|now| now == began) {
                     continue;
