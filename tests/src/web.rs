@@ -114,6 +114,14 @@ fn configuration(dir: &Path, host: &str, port: u16) -> String {
 /// # Panics
 /// If curl fails, or gets anything else than what the files are.
 pub fn fetch(library: &Library, nginx: &Nginx, version: &str, parallel: u32) {
+    fetch_with(library, nginx, &[version], parallel);
+}
+
+/// The same with these options of curl.
+///
+/// # Panics
+/// As [`fetch`].
+pub fn fetch_with(library: &Library, nginx: &Nginx, options: &[&str], parallel: u32) {
     let into = library.dir().join("fetched");
     let _ = std::fs::remove_dir_all(&into);
     std::fs::create_dir_all(&into).expect("directory");
@@ -126,7 +134,7 @@ pub fn fetch(library: &Library, nginx: &Nginx, version: &str, parallel: u32) {
     let file = library.dir().join("list");
     std::fs::write(&file, list).expect("list");
     let mut command = library.command(Path::new("/usr/bin/curl"));
-    command.args(["--silent", "--show-error", "--fail", "--parallel", "--parallel-immediate", version]);
+    command.args(["--silent", "--show-error", "--fail", "--parallel", "--parallel-immediate"]).args(options);
     command.arg("--resolve").arg(format!("localhost:{}:{}", nginx.port, nginx.host));
     command.arg("--parallel-max").arg(parallel.to_string()).arg("--cacert").arg(library.certificate());
     let output = command.arg("--config").arg(&file).output().expect("curl (package curl)");

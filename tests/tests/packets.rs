@@ -403,9 +403,21 @@ fn interfaces_come_and_go() {
     says(&mut named, "network interface w0 is gone");
     net.ip(1, &["link", "add", "w0", "type", "veth", "peer", "name", "w1"]);
     says(&mut named, "network interface w0 has come");
-    let totals = whole(&named.stop());
+    // It was down all the time, and now comes up.
+    let nothing = packets.start("nothing.pcapng", &["-i", "w0"]);
+    let totals = whole(&nothing.stop());
     assert_eq!(totals["seen"].as_u64(), Some(0), "{totals}");
-    assert!(packets.frames("named.pcapng").is_empty(), "a capture of nothing can be read");
+    assert!(packets.frames("nothing.pcapng").is_empty(), "a capture of nothing can be read");
+    net.ip(1, &["link", "set", "w0", "up"]);
+    net.ip(1, &["link", "set", "w1", "up"]);
+    says(&mut named, "network interface w0 is up again");
+    here.tell("raw('w1', bytes(12) + b'\\x88\\xb5fifth'); raw('w0', bytes(12) + b'\\x88\\xb5sixth')");
+    whole(&named.stop());
+    let frames = packets.frames("named.pcapng");
+    for (mark, outbound) in [(b"fifth", false), (b"sixth", true)] {
+        let on: Vec<_> = frames.iter().filter(|f| f.data.ends_with(mark)).collect();
+        assert!(on.len() == 1 && on[0].interface == "w0" && on[0].outbound == Some(outbound), "{on:?}");
+    }
 }
 
 /// A number is nobody's for ever: what has it later is another interface, and nothing of the first one stays.
@@ -655,6 +667,29 @@ fn only_frames_of_those_that_were_asked_for() {
     let nobodys = |f: &&Frame| f.pid().is_none();
     assert!(kept.iter().any(|f| f.data.ends_with(b"nobody")), "{}", kept.len());
     assert_eq!(counted(kept.iter().filter(|f| !nobodys(f))), counted(wanted.iter().copied()));
+}
+
+/// At this end of a pair the sockets of a container at the other end are nobody's, which is said, and can be asked for.
+#[test]
+fn what_a_container_sends_is_nobodys_at_this_end() {
+    const TEST: &str = "container";
+    let net = namespaces!(TEST);
+    let mut inside = Talker::start(&net, 0);
+    let packets = Packets::new(&net, 1);
+    let pid = inside.pid().to_string();
+    let his = ["-i", "v1", "--pid", &pid, "--unowned-packets"];
+    let captures = [("all", &his[..2]), ("his", &his[..4]), ("both", &his[..])]
+        .map(|(name, args)| (name, packets.start(&format!("{name}.pcapng"), args)));
+    // Nobody listens.
+    inside.tell("udp('10.77.0.2', 5009, 100); udp('fd77::2', 5009, 100)");
+    for (name, capture) in captures {
+        let totals = whole(&capture.stop());
+        let frames = packets.frames(&format!("{name}.pcapng"));
+        let his: Vec<&Frame> = frames.iter().filter(|f| has_port(f, 5009) && f.data[20] != 58).collect();
+        assert_eq!(his.len(), if name == "his" { 0 } else { 2 }, "{name}");
+        assert!(his.iter().all(|f| f.comment.is_empty()), "{name}");
+        assert_eq!(totals["unowned"].as_u64() > Some(1), name == "his", "{name}: {totals}");
+    }
 }
 
 /// What no file says, and tcpdump therefore knows of living interfaces only.

@@ -13,7 +13,7 @@ use ecapture_tests::capture::{Capture, Finished, Modules};
 use ecapture_tests::disk::Tiny;
 use ecapture_tests::network::Network;
 use ecapture_tests::tls::Library;
-use ecapture_tests::web::{Nginx, fetch};
+use ecapture_tests::web::{Nginx, fetch, fetch_with};
 use ecapture_tests::wheels::{self, wheel};
 use ecapture_tests::{document, needs, or_skip, skip_if};
 use rustix::process::{Pid, Signal, kill_process};
@@ -294,6 +294,70 @@ fn requests_over_a_pair_of_interfaces() {
         return;
     }
     requests("ecap0", "10.77.0.2", &client, &server);
+}
+
+/// The secrets of TLS 1.2 are others: one for a connection.
+#[test]
+fn requests_with_tls_1_2() {
+    let test = "requests_with_tls_1_2";
+    skip_unless_possible!(test);
+    let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
+    let dir = tempfile::tempdir().unwrap();
+    let (file, path) = (dir.path().join("out.pcapng"), library.text());
+    network.inside(|| {
+        let nginx = Nginx::start(&library, 50, 30_000);
+        // The mode by its other name.
+        let fixed = ["tls", "-m", "pcap", "--libssl", &path, "-i", "lo", "-w", file.to_str().unwrap()];
+        let capture = Capture::start(&modules, &fixed);
+        for version in ["--http1.1", "--http2"] {
+            fetch_with(&library, &nginx, &[version, "--tls-max", "1.2"], 10);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        whole(&capture.stop());
+        all_is_decrypted(&file);
+        assert!(tshark(&file, "tls.record.opaque_type", &["frame.number"]).is_empty(), "that is TLS 1.3");
+        same(&bodies_of_http1(&file, dir.path()), &nginx);
+        same(&bodies_of_http2(&file), &nginx);
+    });
+}
+
+/// Each file of a series is decrypted by itself, as far as it has the beginning of a connection.
+#[test]
+fn each_file_of_a_series_by_itself() {
+    let test = "each_file_of_a_series_by_itself";
+    skip_unless_possible!(test);
+    let (network, library, modules) = (network!(test), Library::installed(), Modules::with(&["openssl"]));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out.pcapng");
+    let rounds = 6;
+    network.inside(|| {
+        let nginx = Nginx::start(&library, 40, 60_000);
+        let more = ["-i", "lo", "-w", file.to_str().unwrap(), "--rotate-size", "1MiB"];
+        let capture = start(&modules, &library, &more);
+        for _ in 0..rounds {
+            fetch(&library, &nginx, "--http1.1", 20);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        whole(&capture.stop());
+    });
+    let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 3, "{files:?}");
+    let mut answers = 0;
+    for file in &files {
+        assert!(file.metadata().unwrap().len() <= 1 << 20);
+        let streams = |fits: &str| -> BTreeSet<String> {
+            tshark(file, fits, &["tcp.stream"]).into_iter().map(|line| line[0].clone()).collect()
+        };
+        let begun = streams("tls.handshake.type == 2");
+        let undone = streams("tls.record.opaque_type == 23 && !tls.record.content_type");
+        assert!(begun.is_disjoint(&undone), "{}: {:?}", file.display(), begun.intersection(&undone));
+        let found = tshark(file, "http.response", &["frame.number"]).len();
+        assert!(begun.is_empty() || found > 0, "{}", file.display());
+        answers += found;
+    }
+    // But for those whose connection began in the file before.
+    assert!(answers > rounds * 40 / 2, "{answers}");
 }
 
 /// gRPC has BoringSSL inside, without names.
