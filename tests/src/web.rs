@@ -96,7 +96,7 @@ fn configuration(dir: &Path, host: &str, port: u16) -> String {
            access_log off; keepalive_requests 100000; {temporary}
            server {{
              listen {host}:{port} ssl http2;
-             ssl_certificate certificate.pem; ssl_certificate_key key.pem;
+             ssl_certificate certificate.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.2 TLSv1.3;
              root {dir};
              location /gzip/ {{ add_header Content-Encoding gzip; }}
              location /deflate/ {{ add_header Content-Encoding deflate; }}
