@@ -176,6 +176,9 @@ fn limits_are_as_documented() {
             "for at most 2 seconds",
         ),
         ("host/src/broker/policy.rs", "FORGIVEN: usize = 5", "docs/architecture.md", "The sixth death within 60 s"),
+        ("host/src/packet.rs", "MAX_FRAME: usize = 262_144", "docs/packets.md", "over 262,144 bytes"),
+        ("host/src/collector/interfaces.rs", "MOST: usize = 8192", "docs/packets.md", "The last 8,192"),
+        ("host/src/sink/pcapng/secrets.rs", "KEPT: usize = 1 << 20", "docs/packets.md", "the last MiB"),
         ("host/src/module/image.rs", "MAX_FILE: u64 = 64 << 20", "docs/refusals.md", "larger than 64 MiB"),
     ] {
         assert!(read(source).contains(has), "{source} does not say {has:?} any more; what does {document}?");
@@ -223,9 +226,10 @@ fn every_decision_has_its_four_parts() {
 }
 
 /// Numbers of a session's end, as the host's source names them.
-fn totals() -> Vec<String> {
+fn totals(list: &str) -> Vec<String> {
     let source = read("host/src/event/summary.rs");
-    let list = source.split("\ntotals! {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("totals!");
+    let start = format!("\n{list}! {{");
+    let list = source.split(&start).nth(1).and_then(|rest| rest.split("\n}").next()).expect("a list of totals");
     list.lines()
         .filter_map(|l| l.trim().strip_suffix(','))
         .filter(|l| !l.starts_with("///"))
@@ -235,7 +239,12 @@ fn totals() -> Vec<String> {
 
 #[test]
 fn every_number_of_a_session_is_explained() {
-    let totals = totals();
+    let (totals, of_packets) = (totals("totals"), totals("packet_totals"));
+    assert!(of_packets.contains(&"without_secrets".into()), "{of_packets:?}");
+    let text = read("docs/events.md");
+    for total in &of_packets {
+        assert!(text.contains(&format!("`{total}`")), "docs/events.md does not explain {total}");
+    }
     assert!(totals.len() > 15 && totals.contains(&"produced".into()), "{totals:?}");
     for document in ["docs/events.md", "docs/architecture.md"] {
         let text = read(document);
