@@ -164,7 +164,18 @@ struct inet_sock {
 } ECAP_CORE;
 
 /* include/uapi/linux/bpf.h: the kernel's interface, not its inside. */
-struct bpf_sock;
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__u16 dst_port; /* network byte order; 0: it has no peer */
+};
 
 struct __sk_buff {
 	__u32 len;
@@ -221,6 +232,26 @@ union tuple {
 	} v6;
 };
 
+/* struct bpf_fib_lookup. */
+struct route {
+	__u8 family;
+	__u8 protocol;
+	__u16 from_port;
+	__u16 to_port;
+	__u16 length;
+	__u32 interface;
+	__u32 flow;
+	__u32 from[4];
+	__u32 to[4];
+	__u32 link[4];
+};
+
+enum route_answer {
+	ROUTE_NOT_ONWARD = 4,
+	ROUTE_NEVER_ONWARD = 5, /* forwarding is off */
+};
+
+static long (*const bpf_fib_lookup)(void *ctx, struct route *route, int size, __u32 flags) = (void *)69;
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static struct bpf_sock *(*const bpf_sk_lookup_tcp)(void *ctx, union tuple *tuple, __u32 size, __u64 netns, __u64 flags) = (void *)84;
 static struct bpf_sock *(*const bpf_sk_lookup_udp)(void *ctx, union tuple *tuple, __u32 size, __u64 netns, __u64 flags) = (void *)85;
@@ -487,6 +518,21 @@ ECAP_INLINE int parse(struct __sk_buff *skb, __u32 link, struct parsed *p)
 	return ports(skb, p, at, id, is_fragment, offset);
 }
 
+/* A socket without a peer takes what is for its port and any address, but of this machine: what goes on to that port of another
+ * one is not its. Where nothing is passed on by addresses the kernel does not say, and all is taken for ours. */
+ECAP_INLINE int passed_on(struct __sk_buff *skb, const struct parsed *p, int here)
+{
+	struct route route = {};
+	long answer;
+
+	route.family = p->v6 ? 10 : 2;
+	route.interface = skb->ifindex;
+	__builtin_memcpy(route.from, here ? p->flow.peer : p->flow.local, 16);
+	__builtin_memcpy(route.to, here ? p->flow.local : p->flow.peer, 16);
+	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	return answer >= 0 && answer != ROUTE_NOT_ONWARD && answer != ROUTE_NEVER_ONWARD;
+}
+
 /* The owner of the socket of this machine that has these addresses. `here`: the local end is where the frame came from. */
 ECAP_INLINE void look_up(struct __sk_buff *skb, const struct parsed *p, int here, struct packet_owner *owner)
 {
@@ -516,7 +562,7 @@ ECAP_INLINE void look_up(struct __sk_buff *skb, const struct parsed *p, int here
 	}
 	if (sk) {
 		found = bpf_sk_storage_get(&packets_sockets, sk, 0, 0);
-		if (found)
+		if (found && (sk->dst_port || !passed_on(skb, p, here)))
 			*owner = *found;
 		bpf_sk_release(sk);
 		if (found)

@@ -669,26 +669,38 @@ fn only_frames_of_those_that_were_asked_for() {
     assert_eq!(counted(kept.iter().filter(|f| !nobodys(f))), counted(wanted.iter().copied()));
 }
 
-/// At this end of a pair the sockets of a container at the other end are nobody's, which is said, and can be asked for.
+/// At this end of a pair the sockets of a container at the other end are nobody's, which is said, and can be asked for. Nor are what it
+/// sends elsewhere and what it gets from there those of a process here that listens at such a port.
 #[test]
 fn what_a_container_sends_is_nobodys_at_this_end() {
     const TEST: &str = "container";
     let net = namespaces!(TEST);
-    let mut inside = Talker::start(&net, 0);
+    net.run(1, "sysctl", &["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]);
+    for (which, [v4, v6]) in [(0, ["10.77.0.2", "fd77::2"]), (1, ["10.77.0.1", "fd77::1"])] {
+        net.ip(which, &["route", "add", "10.99.0.0/24", "via", v4]);
+        net.ip(which, &["-6", "route", "add", "fd99::/64", "via", v6]);
+    }
+    let (mut inside, mut here) = (Talker::start(&net, 0), Talker::start(&net, 1));
+    here.tell("bind_udp(5010)");
     let packets = Packets::new(&net, 1);
     let pid = inside.pid().to_string();
     let his = ["-i", "v1", "--pid", &pid, "--unowned-packets"];
     let captures = [("all", &his[..2]), ("his", &his[..4]), ("both", &his[..])]
         .map(|(name, args)| (name, packets.start(&format!("{name}.pcapng"), args)));
-    // Nobody listens.
-    inside.tell("udp('10.77.0.2', 5009, 100); udp('fd77::2', 5009, 100)");
+    // Nobody listens; somebody does, but not there; somebody does.
+    for (address, other) in [("10.77.0.2", "10.99.0.1"), ("fd77::2", "fd99::1")] {
+        inside.tell(&format!("udp('{address}', 5009, 100); udp('{other}', 5010, 100); udp('{address}', 5010, 77)"));
+    }
     for (name, capture) in captures {
         let totals = whole(&capture.stop());
         let frames = packets.frames(&format!("{name}.pcapng"));
-        let his: Vec<&Frame> = frames.iter().filter(|f| has_port(f, 5009) && f.data[20] != 58).collect();
-        assert_eq!(his.len(), if name == "his" { 0 } else { 2 }, "{name}");
-        assert!(his.iter().all(|f| f.comment.is_empty()), "{name}");
-        assert_eq!(totals["unowned"].as_u64() > Some(1), name == "his", "{name}: {totals}");
+        let of = |count: usize| -> Vec<Option<u32>> {
+            let sent = frames.iter().filter(|f| f.outbound == Some(false) && f.data.ends_with(&vec![b'u'; count]));
+            sent.filter(|f| f.data.len() - count < 63).map(Frame::pid).collect()
+        };
+        assert_eq!(of(100), vec![None; if name == "his" { 0 } else { 4 }], "{name}");
+        assert_eq!(of(77), vec![Some(here.pid()); if name == "all" { 2 } else { 0 }], "{name}");
+        assert_eq!(totals["unowned"].as_u64() > Some(3), name == "his", "{name}: {totals}");
     }
 }
 
