@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use ecapture_plugin_api::plan::Config;
 use serde_json::json;
 
+use super::options::mode_of;
 use super::{internal, load, print, unknown};
 use crate::broker::{self, Prepared, Request};
 use crate::failure::{Exit, Failure};
@@ -61,15 +62,12 @@ fn next_steps(name: &str, made: &Path) -> String {
 /// The mode asked for, or the module's default.
 fn mode(module: &Loaded, asked: Option<&String>) -> Result<String, Failure> {
     let manifest = &module.manifest;
-    match asked {
-        None => Ok(manifest.default_mode().map(|m| m.name.clone()).unwrap_or_default()),
-        Some(name) if manifest.mode(name).is_some() => Ok(name.clone()),
-        Some(name) => {
-            let known: Vec<&str> = manifest.modes.iter().map(|m| m.name.as_str()).collect();
-            let text = format!("module {} has no mode {name:?}; it has: {}", manifest.module.name, known.join(", "));
-            Err(Failure::new("E-USAGE", text).exit(Exit::Usage))
-        }
-    }
+    let Some(name) = asked else { return Ok(manifest.default_mode().map(|m| m.name.clone()).unwrap_or_default()) };
+    mode_of(manifest, name).map(|mode| mode.name.clone()).ok_or_else(|| {
+        let known: Vec<&str> = manifest.modes.iter().map(|m| m.name.as_str()).collect();
+        let text = format!("module {} has no mode {name:?}; it has: {}", manifest.module.name, known.join(", "));
+        Failure::new("E-USAGE", text).exit(Exit::Usage)
+    })
 }
 
 /// The plan for people: what was found and how, and for each probe the place, its cost and the reason.

@@ -213,8 +213,10 @@ impl ModuleOptions {
                 _ => None,
             })
             .collect();
-        let mode = mode.map(|name| mode_name(manifest, name));
-        let mode = mode.or_else(|| manifest.default_mode().map(|m| m.name.clone())).unwrap_or_default();
+        let mode = match mode {
+            Some(name) => mode_of(manifest, &name).map_or(name, |mode| mode.name.clone()),
+            None => manifest.default_mode().map(|mode| mode.name.clone()).unwrap_or_default(),
+        };
         Ok(Self { config: Config::new(mode, options), targets })
     }
 }
@@ -338,13 +340,9 @@ pub fn mode_alias(mode: &Mode) -> Option<&'static str> {
     (mode.name != alias).then_some(alias)
 }
 
-/// The mode's own name, for an alias of it.
-fn mode_name(manifest: &Manifest, name: String) -> String {
-    if manifest.mode(&name).is_some() {
-        return name;
-    }
-    let meant = manifest.modes.iter().find(|mode| mode_alias(mode) == Some(name.as_str()));
-    meant.map_or(name, |mode| mode.name.clone())
+/// The mode of this name or alias. A name comes first: another mode's alias may be the same.
+pub fn mode_of<'m>(manifest: &'m Manifest, name: &str) -> Option<&'m Mode> {
+    manifest.mode(name).or_else(|| manifest.modes.iter().find(|mode| mode_alias(mode) == Some(name)))
 }
 
 /// The tcpdump expression: of its option, or what stands at the end of the line, as tcpdump has it.
@@ -468,6 +466,17 @@ mod tests {
 
     fn mode(output: Option<ModeOutput>) -> Mode {
         Mode { name: "m".into(), help: "h".into(), default: false, output }
+    }
+
+    #[test]
+    fn a_mode_has_the_name_that_ecapture_has_for_it_too() {
+        let manifest = Manifest::parse(include_str!("../../../plugins/openssl/module.toml")).unwrap();
+        for (given, meant) in [("key", "keylog"), ("keylog", "keylog"), ("pcap", "pcapng"), ("text", "text")] {
+            let options = ModuleOptions::new(&manifest, Some(given.to_owned()), &BTreeMap::new()).unwrap();
+            assert_eq!(options.config.mode, meant);
+            assert!(mode_of(&manifest, given).is_some_and(|mode| mode.name == meant));
+        }
+        assert!(mode_of(&manifest, "ke").is_none());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use ecapture_plugin_api::plan::Value;
 use super::file::{Complaint, Entry, Parsed, Section, short as short_word};
 use super::{COMMAND_LINE_ONLY, PREFIX, did_you_mean, variable};
 use crate::cli::command;
+use crate::cli::options::mode_of;
 use crate::module::Catalog;
 
 /// The section of the host's options.
@@ -117,7 +118,7 @@ impl Opt<'_> {
                 manifest.check_config(&given).map(drop).map_err(|e| e.message)
             }
             Check::Mode(manifest) => match values {
-                [mode] if manifest.mode(mode).is_some() => Ok(()),
+                [mode] if mode_of(manifest, mode).is_some() => Ok(()),
                 _ => {
                     let modes: Vec<&str> = manifest.modes.iter().map(|m| m.name.as_str()).collect();
                     Err(format!("{:?} is no mode; expected one of {}", short_word(&values.join(",")), modes.join(", ")))
