@@ -92,19 +92,21 @@ fn stdout() -> Result<Output, Failure> {
     Ok(Output { fd, name, terminal, inherited: true, format: None, series: None, rotate: None })
 }
 
+/// Emptied, and then always written at its end: if others empty it meanwhile, as logrotate does, there is no hole before what
+/// comes next.
 fn file(path: &Path) -> Result<Output, Failure> {
     let mut how = OpenOptions::new();
-    opened(path, how.write(true).create(true).truncate(true)).map(|file| output(path, file))
+    opened(path, how.append(true).create(true), libc::O_TRUNC).map(|file| output(path, file))
 }
 
 /// A key log: others may be writing to it too, and what is in it is of use still. A last line without an end is given one.
 fn keylog(path: &Path) -> Result<Output, Failure> {
     let mut how = OpenOptions::new();
-    let file = opened(path, how.append(true).create(true))?;
+    let file = opened(path, how.append(true).create(true), 0)?;
     // A pipe or a device is taken as it is.
     if file.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
         let mut last = [0];
-        let mut reader = opened(path, OpenOptions::new().read(true))?;
+        let mut reader = opened(path, OpenOptions::new().read(true), 0)?;
         let read = reader.seek(SeekFrom::End(-1)).and_then(|_| reader.read_exact(&mut last));
         read.and_then(|()| if last == *b"\n" { Ok(()) } else { (&file).write_all(b"\n") })
             .map_err(|e| refuse(path, &e))?;
@@ -112,8 +114,8 @@ fn keylog(path: &Path) -> Result<Output, Failure> {
     Ok(output(path, file))
 }
 
-fn opened(path: &Path, how: &mut OpenOptions) -> Result<File, Failure> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+fn opened(path: &Path, how: &mut OpenOptions, more: libc::c_int) -> Result<File, Failure> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | more;
     how.mode(0o600).custom_flags(flags).open(path).map_err(|e| refuse(path, &e))
 }
 
