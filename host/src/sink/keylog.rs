@@ -1,10 +1,11 @@
 //! The key log format (NSS, RFC 9850): a line for each secret of a TLS connection, for Wireshark and others to read.
 //!
 //! Both ends of a connection on this machine log the same line, so a line that was written is not written again, as long
-//! as it is one of the last ones. What is no secret is not in this format.
+//! as it is one of the last ones, into whichever file of an output. What is no secret is not in this format.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::Event;
 
@@ -14,10 +15,19 @@ use super::session::{Gap, Render, SessionEnd, SessionStart};
 /// Lines that are remembered: those of some ten thousand connections, in 3 MiB.
 const REMEMBERED: usize = 65_536;
 
-/// The format.
-#[derive(Default)]
+/// The format. A clone is for another file of the same output: the second end's line may come when that has begun.
+#[derive(Clone, Default)]
 pub struct Keylog {
-    written: Written,
+    written: Arc<Mutex<Written>>,
+    /// The last event has made a line.
+    added: bool,
+}
+
+impl Keylog {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        // Nothing panics while it is held.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The last lines, each as two numbers: what only looks like another one is so by one chance in 2^128.
@@ -43,6 +53,13 @@ impl Written {
         }
         true
     }
+
+    /// The newest line is not one of them any more.
+    fn forget_newest(&mut self) {
+        if let Some(newest) = self.order.pop_back() {
+            self.known.remove(&newest);
+        }
+    }
 }
 
 /// Whether these bytes are a line of a key log, without its end: `LABEL hex hex`, or `# ` and a comment. They come from a
@@ -66,9 +83,16 @@ pub fn is_line(line: &[u8]) -> bool {
 
 impl Render for Keylog {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
-        if event.secret && self.written.is_new(event.payload) {
+        self.added = event.secret && self.written().is_new(event.payload);
+        if self.added {
             out.extend_from_slice(event.payload);
             out.push(b'\n');
+        }
+    }
+
+    fn taken_back(&mut self) {
+        if std::mem::take(&mut self.added) {
+            self.written().forget_newest();
         }
     }
 
@@ -104,6 +128,19 @@ mod tests {
         assert_eq!(rendered(&mut render, b"CLIENT_RANDOM 00 11", true), "");
         assert_eq!(rendered(&mut render, b"CLIENT_RANDOM 00 12", true), "CLIENT_RANDOM 00 12\n");
         assert_eq!(rendered(&mut render, b"select 1", false), "");
+    }
+
+    #[test]
+    fn a_line_is_in_one_of_the_files_and_in_the_next_if_it_did_not_fit() {
+        let mut first = Keylog::default();
+        let mut next = first.clone();
+        assert_eq!(rendered(&mut first, b"CLIENT_RANDOM 00 11", true), "CLIENT_RANDOM 00 11\n");
+        assert_eq!(rendered(&mut first, b"CLIENT_RANDOM 00 12", true), "CLIENT_RANDOM 00 12\n");
+        first.taken_back();
+        assert_eq!(rendered(&mut next, b"CLIENT_RANDOM 00 12", true), "CLIENT_RANDOM 00 12\n");
+        assert_eq!(rendered(&mut next, b"CLIENT_RANDOM 00 11", true), "");
+        next.taken_back();
+        assert_eq!(rendered(&mut next, b"CLIENT_RANDOM 00 12", true), "");
     }
 
     #[test]

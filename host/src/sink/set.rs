@@ -380,24 +380,27 @@ fn open(spec: OutputSpec) -> io::Result<Box<dyn Sink>> {
         return Ok(Box::new(Count::new(&name)));
     }
     let fd = spec.fd.ok_or_else(missing)?;
-    let render: fn(TextOptions) -> Box<dyn Render> = match format {
+    // For each file of it.
+    let render: Box<dyn Fn() -> Box<dyn Render> + Send> = match format {
         Format::None => return Ok(Box::new(Count::new(&name))),
         Format::Pcapng => return Ok(Box::new(Pcapng::new(&name, fd, shared, quiet_end, rotate)?)),
         Format::Har => return Ok(Box::new(Har::new(&name, bodies, fd, shared, quiet_end)?)),
         Format::Recording => return Ok(Box::new(Recording::new(&name, spec.header, fd)?)),
-        Format::Text => |text| Box::new(Text::new(text)),
-        Format::Hex => |text| Box::new(Hex::new(text)),
-        Format::Json => |text| Box::new(Json::new(text.bodies)),
-        Format::Keylog => |_| Box::new(Keylog::default()),
+        Format::Text => Box::new(move || Box::new(Text::new(text))),
+        Format::Hex => Box::new(move || Box::new(Hex::new(text))),
+        Format::Json => Box::new(move || Box::new(Json::new(bodies))),
+        Format::Keylog => {
+            let keylog = Keylog::default();
+            Box::new(move || Box::new(keylog.clone()))
+        }
     };
     // Who reads a key log beside the packets needs each line now.
     let batch = if format == Format::Keylog { 1 } else { Limits::default().batch };
     let limits = Limits { batch, ..Limits::default() };
     if let Some(rotate) = rotate {
-        let render = Box::new(move || render(text));
         return Ok(Box::new(Rotating::new(&name, rotate, limits, render, fd)?));
     }
-    let render = render(text);
+    let render = render();
     let destination = FdDestination::new(fd, if shared { Sharing::Shared } else { Sharing::Own })?;
     Ok(Box::new(Output::new(&name, quiet_end, render, Box::new(destination), limits)))
 }
