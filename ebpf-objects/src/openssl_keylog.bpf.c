@@ -141,6 +141,12 @@ ECAP_INLINE __u16 label_at(struct pt_regs *ctx, __u64 label)
 	return 0;
 }
 
+/* CLIENT_TRAFFIC_SECRET_N and the server's: keys that follow others, which may be from before the capture. */
+ECAP_INLINE int is_next(const struct openssl_secret *s)
+{
+	return s->place >= OPENSSL_NEXT || (s->label[21] == '_' && s->label[22] == 'N' && !s->label[23]);
+}
+
 SEC("uprobe")
 int openssl_secret(struct pt_regs *ctx)
 {
@@ -152,10 +158,11 @@ int openssl_secret(struct pt_regs *ctx)
 	if (!ecap_wanted() || is_empty(ctx, field))
 		return 0;
 	m = ecap_message(ctx);
-	note(ARGUMENT(ctx, field, 0), KEYS_SEEN, BPF_ANY);
 	s = ecap_begin(&m, OPENSSL_STREAM_SECRETS, sizeof(*s), 0, 0, 0);
-	if (!s)
+	if (!s) {
+		note(ARGUMENT(ctx, field, 0), KEYS_SEEN, BPF_ANY);
 		return 0;
+	}
 	__builtin_memset(s, 0, sizeof(*s));
 	s->ssl = ARGUMENT(ctx, field, 0);
 	random = random_of(ctx, s->ssl, field);
@@ -165,6 +172,8 @@ int openssl_secret(struct pt_regs *ctx)
 	s->place = label_at(ctx, label);
 	if (bpf_probe_read_user_str(s->label, sizeof(s->label), ecap_user_ptr(label)) <= 0)
 		s->unread |= OPENSSL_NO_LABEL;
+	if (!is_next(s))
+		note(s->ssl, KEYS_SEEN, BPF_ANY);
 	length = ARGUMENT(ctx, field, 3);
 	s->length = length > 0xffffffff ? 0xffffffff : length;
 	length = ecap_at_most(length, OPENSSL_SECRET_MAX);

@@ -22,6 +22,8 @@
 #define OPENSSL_RANDOM 32
 /* Places of labels in a file that are told apart. */
 #define OPENSSL_LABELS 24
+/* Labels of this number on are of keys that follow others, ..._TRAFFIC_SECRET_N. */
+#define OPENSSL_NEXT 9
 
 /* What could not be read of a message. */
 enum openssl_secret_unread {

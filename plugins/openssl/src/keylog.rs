@@ -39,7 +39,7 @@ mod column {
 /// And of the one of a connection without.
 const CONNECTION: u16 = 0;
 
-/// What a key log calls its secrets. Numbered from 1 in the row.
+/// What a key log calls its secrets. Numbered from 1 in the row; from `OPENSSL_NEXT` on, those that follow others.
 const LABELS: [&str; 10] = [
     "CLIENT_RANDOM",
     "CLIENT_EARLY_TRAFFIC_SECRET",

@@ -153,3 +153,12 @@ proptest! {
         let _ = parse(&bytes);
     }
 }
+
+#[test]
+fn the_kernel_side_knows_which_keys_follow_others() {
+    let follows: Vec<bool> = LABELS.iter().map(|label| label.ends_with("_N")).collect();
+    let first = follows.iter().position(|follows| *follows).unwrap();
+    assert!(follows[first..].iter().all(|follows| *follows));
+    let header = include_str!("../../../ebpf-objects/src/openssl_keylog.h");
+    assert!(header.contains(&format!("#define OPENSSL_NEXT {}\n", first + 1)));
+}
