@@ -11,6 +11,7 @@ pub mod disk;
 pub mod document;
 pub mod engine;
 pub mod frames;
+pub mod keys;
 pub mod load;
 pub mod mariadb;
 pub mod memory;
