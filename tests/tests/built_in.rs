@@ -1,5 +1,5 @@
 //! TLS libraries inside programs, without names: what is found by the reports of errors in their code is what the program calls,
-//! counted call by call and byte by byte; and such programs are found whatever they are called.
+//! counted call by call and byte by byte; and such programs are found whatever they are called. The keys of their connections.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +11,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use ecapture_tests::capture::{Capture, Finished, Modules};
+use ecapture_tests::keys;
 use ecapture_tests::suites::Suite;
-use ecapture_tests::tls::{self, NOBODY};
-use ecapture_tests::{needs, skip_if};
+use ecapture_tests::tls::{self, Library, NOBODY};
+use ecapture_tests::{needs, or_skip, skip_if};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,19 +22,23 @@ const COMPILER: &str = "/usr/bin/gcc";
 const SYSTEM: &str = "/usr";
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 
-/// `fixtures/targets/tls-talk.c` with a TLS library inside, and without a name in it.
+/// A program of `fixtures/targets` with a TLS library inside, and without a name in it.
 struct BuiltIn {
     dir: TempDir,
     program: PathBuf,
 }
 
 impl BuiltIn {
-    /// With the library below this root (`/usr`); `how` it is linked.
+    /// `tls-talk.c` with the library below this root (`/usr`); `how` it is linked.
     fn of(root: &Path, how: &[&str]) -> Result<Self, String> {
+        Self::compile("tls-talk.c", root, how)
+    }
+
+    fn compile(source: &str, root: &Path, how: &[&str]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("ecapture-built-in-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = dir.path().join("any-name");
-        let sources = ["tls-talk.c", "newer-libc.c"];
+        let sources = [source, "newer-libc.c"];
         let sources = sources.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/targets").join(name));
         let archives = ["libssl.a", "libcrypto.a"].map(|name| root.join(LIBRARIES).join(name));
         let include = ["include", "include/x86_64-linux-gnu"].map(|dir| root.join(dir));
@@ -181,6 +186,57 @@ fn openssl_3_5_in_a_program_without_names() {
 #[test]
 fn the_newest_openssl_in_a_program_without_names() {
     of_suite("the_newest_openssl_in_a_program_without_names", Suite::Sid, &["-static"], &INTERNALS);
+}
+
+/// The keys of all that such a program can do, line by line.
+fn every_key(root: &Path, how: &[&str]) {
+    let built = BuiltIn::compile("tls-keys.c", root, &[how, &["-DBUILT_IN"]].concat()).unwrap();
+    let of = Library::installed();
+    keys::every_suite("--program", built.text(), |rsa| {
+        let mut command = Command::new(&built.program);
+        command.arg("-").arg(of.certificate()).arg(of.key()).arg(rsa).uid(NOBODY).gid(NOBODY).output().unwrap()
+    });
+}
+
+#[test]
+fn keys_of_a_program_without_names() {
+    skip_unless_possible!("keys_of_a_program_without_names");
+    every_key(Path::new(SYSTEM), &[]);
+}
+
+#[test]
+fn keys_of_a_static_program_of_a_fixed_address() {
+    skip_unless_possible!("keys_of_a_static_program_of_a_fixed_address");
+    every_key(Path::new(SYSTEM), &["-static", "-no-pie"]);
+}
+
+#[test]
+fn keys_of_a_static_program_of_any_address() {
+    skip_unless_possible!("keys_of_a_static_program_of_any_address");
+    every_key(Path::new(SYSTEM), &["-static-pie"]);
+}
+
+fn every_key_of_suite(test: &str, suite: Suite) {
+    skip_unless_possible!(test);
+    let root = or_skip!(test, suite.root(&["libssl-dev"]));
+    for how in [&["-static", "-no-pie"][..], &["-static-pie"]] {
+        every_key(&root.path().join("usr"), how);
+    }
+}
+
+#[test]
+fn keys_of_static_programs_with_openssl_1_1() {
+    every_key_of_suite("keys_of_static_programs_with_openssl_1_1", Suite::Bullseye);
+}
+
+#[test]
+fn keys_of_static_programs_with_openssl_3_5() {
+    every_key_of_suite("keys_of_static_programs_with_openssl_3_5", Suite::Trixie);
+}
+
+#[test]
+fn keys_of_static_programs_with_the_newest_openssl() {
+    every_key_of_suite("keys_of_static_programs_with_the_newest_openssl", Suite::Sid);
 }
 
 #[test]
