@@ -292,27 +292,76 @@ fn what_is_written_where_without_being_told() {
     }
 }
 
+/// More lines than a file may have: each is in one of them, in order, and once.
 #[test]
 fn in_rotated_files_and_out_of_a_recording() {
     skip_unless_possible!("in_rotated_files_and_out_of_a_recording");
+    const CONNECTIONS: usize = 4000;
     let (library, dir, program) = (Library::installed(), open_dir(), program());
-    let (modules, rsa) = (Modules::with(&["openssl"]), rsa(dir.path()));
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (log, recording, target) = (path("keys.log"), path("keys.ecaprec"), library.text());
-    let args =
-        ["tls", "-m", "keylog", "--libssl", &target, "-w", &log, "--rotate-size", "1MiB", "--record", &recording];
+    let (modules, rsa, out) = (Modules::with(&["openssl"]), rsa(dir.path()), dir.path().join("out"));
+    std::fs::create_dir(&out).unwrap();
+    let (log, recording, target) = (out.join("keys.log"), dir.path().join("keys.ecaprec"), library.text());
+    let [log, recording] = [&log, &recording].map(|path| path.to_str().unwrap());
+    let args = ["tls", "-m", "keylog", "--libssl", &target, "-w", log, "--rotate-size", "1MiB", "--record", recording];
     let capture = Capture::start(&modules, &args);
     let mut command = library.command(&program.path());
-    command.arg(library.path()).arg(library.certificate()).arg(library.key()).arg(&rsa).arg("4");
+    command.arg(library.path()).arg(library.certificate()).arg(library.key()).arg(&rsa).arg(CONNECTIONS.to_string());
     assert!(command.output().unwrap().status.success());
-    assert_eq!(capture.stop().code, Some(0));
-    let first = file(dir.path(), "keys.2");
-    let written = std::fs::read_to_string(&first).unwrap();
-    assert_eq!(written.lines().count(), 20, "{}", first.display());
-    assert_eq!(first.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut written = String::new();
+    for file in &files {
+        let metadata = file.metadata().unwrap();
+        assert!(metadata.len() <= 1 << 20 && metadata.permissions().mode() & 0o777 == 0o600, "{}", file.display());
+        written += &std::fs::read_to_string(file).unwrap();
+        assert!(written.ends_with('\n'), "{}", file.display());
+    }
+    println!("{} bytes in {} files", written.len(), files.len());
+    assert!(files.len() > 2 && files.len() >= written.len().div_ceil(1 << 20), "{files:?}");
+    let lines: BTreeSet<&str> = written.lines().collect();
+    assert_eq!((lines.len(), written.lines().count()), (5 * CONNECTIONS, 5 * CONNECTIONS), "{}", finished.said);
+    let connections: BTreeSet<&str> = lines.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(connections.len(), CONNECTIONS);
     let module = modules.path().join("libecap_openssl.so");
-    let replayed = modules.run(&["module", "replay", module.to_str().unwrap(), &recording, "-o", "keylog"]);
-    assert_eq!(String::from_utf8_lossy(&replayed.stdout), written, "{}", String::from_utf8_lossy(&replayed.stderr));
+    let replayed = modules.run(&["module", "replay", module.to_str().unwrap(), recording, "-o", "keylog"]);
+    let said = String::from_utf8_lossy(&replayed.stderr);
+    assert!(replayed.stdout == written.as_bytes(), "{} bytes for {}: {said}", replayed.stdout.len(), written.len());
+}
+
+/// What a program like logrotate does: it renames the file, or copies it and makes it empty. Nothing is lost of what is
+/// written afterwards, and it begins where the file does.
+#[test]
+fn in_a_file_that_others_rotate() {
+    skip_unless_possible!("in_a_file_that_others_rotate");
+    let (library, dir, program) = (Library::installed(), open_dir(), program());
+    let (modules, rsa) = (Modules::with(&["openssl"]), rsa(dir.path()));
+    for option in ["-k", "-w"] {
+        let [path, renamed, copy] = ["keys", "renamed", "copy"].map(|name| dir.path().join(format!("{name}{option}")));
+        let args = ["tls", "-m", "keylog", "--libssl", &library.text(), option, path.to_str().unwrap()];
+        let capture = Capture::start(&modules, &args);
+        let lines = |path: &Path| -> Vec<String> {
+            std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+        };
+        let two_more = |path: &Path, lines_then: usize| {
+            let mut command = library.command(&program.path());
+            command.arg(library.path()).arg(library.certificate()).arg(library.key()).arg(&rsa).arg("2");
+            assert!(command.output().unwrap().status.success());
+            wait_for("lines", || lines(path).len() == lines_then);
+        };
+        two_more(&path, 10);
+        std::fs::rename(&path, &renamed).unwrap();
+        two_more(&renamed, 20);
+        assert!(!path.exists(), "the file keeps what is written, under whatever name");
+        std::fs::copy(&renamed, &copy).unwrap();
+        std::fs::File::options().write(true).open(&renamed).unwrap().set_len(0).unwrap();
+        two_more(&renamed, 10);
+        assert_eq!(capture.stop().code, Some(0));
+        let all: BTreeSet<String> = lines(&copy).into_iter().chain(lines(&renamed)).collect();
+        let is_one = |line: &String| line.split(' ').count() == 3 && line.is_ascii() && !line.contains('\0');
+        assert!(all.len() == 30 && all.iter().all(is_one), "{option}: {:?}", lines(&renamed).first());
+    }
 }
 
 #[test]
