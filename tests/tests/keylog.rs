@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ecapture_tests::capture::{Capture, Modules};
-use ecapture_tests::keys::{Keys, every_suite, lines, open_dir, program, rsa, text, unseen};
+use ecapture_tests::keys::{
+    Keys, OF_BEFORE, Waiting, every_suite, lines, of_both_ends, open_dir, program, rsa, text, unseen,
+};
 use ecapture_tests::suites::Suite;
 use ecapture_tests::target::Program;
 use ecapture_tests::tls::{Contained, Library};
@@ -362,6 +364,34 @@ fn in_a_file_that_others_rotate() {
         let is_one = |line: &String| line.split(' ').count() == 3 && line.is_ascii() && !line.contains('\0');
         assert!(all.len() == 30 && all.iter().all(is_one), "{option}: {:?}", lines(&renamed).first());
     }
+}
+
+/// One capture of two processes with a library each; a third one with one of these is nobody's business.
+#[test]
+fn of_several_libraries_at_once_in_the_processes_that_were_named() {
+    let test = "of_several_libraries_at_once_in_the_processes_that_were_named";
+    skip_unless_possible!(test);
+    let root = or_skip!(test, Suite::Bullseye.root(&["libssl1.1"]));
+    let old = Library::of(&root.path().join("usr/lib/x86_64-linux-gnu"), "1.1");
+    let (new, dir, program) = (Library::installed(), open_dir(), program());
+    let rsa = rsa(dir.path());
+    let before = |library: &Library| {
+        let mut command = library.command(&program.path());
+        let command = command.arg(library.path()).arg(library.certificate()).arg(library.key()).arg(&rsa);
+        Waiting::start(command.arg("before"))
+    };
+    let (first, second, third) = (before(&old), before(&new), before(&new));
+    let mut pids = [first.pid(), second.pid()].map(u64::from);
+    let keys = Keys::start("--pid", &format!("{},{}", pids[0], pids[1]));
+    let [first, second, third] = [first, second, third].map(Waiting::go_on);
+    let (seen, finished) = keys.stop_with_unseen(4);
+    of_both_ends(&format!("{first}{second}"), &seen);
+    for said in [&first, &second, &third] {
+        assert!(lines(said).len() >= OF_BEFORE, "{said}");
+    }
+    assert!(lines(&third).iter().all(|line| !seen.contains_key(line)));
+    pids.sort_unstable();
+    assert_eq!(unseen(&finished), [pids[0], pids[0], pids[1], pids[1]]);
 }
 
 #[test]
