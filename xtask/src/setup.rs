@@ -66,6 +66,12 @@ const NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/strace"], package: "strace", why: "shows which files a listing opens" },
 ];
 
+/// Extra for `soak`: what builds TLS libraries.
+const SOAK_NEEDS: &[Need] = &[
+    Need { paths: &["/usr/bin/cmake"], package: "cmake", why: "builds AWS-LC and BoringSSL for the tests" },
+    Need { paths: &["/usr/bin/g++"], package: "g++", why: "compiles them" },
+];
+
 /// Extra for `bench`: the peer, and its load.
 const BENCH_NEEDS: &[Need] = &[
     Need { paths: &["/usr/bin/bpftrace"], package: "bpftrace", why: "is the peer in the benchmarks" },
@@ -75,6 +81,12 @@ const BENCH_NEEDS: &[Need] = &[
 /// Installs what building, demo and tests need.
 pub fn run() -> Result<()> {
     install(NEEDS)
+}
+
+/// Installs what the long tests need beside that.
+pub fn soak() -> Result<()> {
+    run()?;
+    install(SOAK_NEEDS)
 }
 
 /// Installs what the benchmarks need beside that.

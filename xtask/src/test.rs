@@ -42,7 +42,7 @@ fn end_to_end(counts: &mut Counts, filter: Option<&str>) -> Result<()> {
 
 /// What takes longer: long fuzzing, and the end-to-end tests five times over.
 pub fn soak() -> Result<()> {
-    setup::run()?;
+    setup::soak()?;
     let bin = build::for_tests()?;
     let mut counts = Counts::default();
     // The property tests of all parsers, with a hundred times the cases.
@@ -66,8 +66,8 @@ pub fn soak() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", "tls"]);
     command.env("ECAPTURE_BIN", &bin).env("ECAPTURE_TLS_SOAK", "1").env("ECAPTURE_TLS_LENGTHS", "24");
     counts.tests_one_by_one(&mut command)?;
-    // Versions of OpenSSL that are built here: each call, each key. PostgreSQL of other suites.
-    for test in ["tls", "keylog", "postgres", "postgres_clients", "postgres_restarts"] {
+    // Versions of OpenSSL and its kin that are built here: each call, each key. PostgreSQL of other suites.
+    for test in ["tls", "keylog", "keylog_kin", "postgres", "postgres_clients", "postgres_restarts"] {
         let mut command = cargo(&["test", "--release", "-p", "ecapture-tests", "--test", test]);
         counts.run(command.env("ECAPTURE_BIN", &bin), &["--show-output", "--test-threads=1", "--ignored"])?;
     }
