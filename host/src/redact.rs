@@ -8,12 +8,17 @@ pub mod command;
 mod event;
 pub mod http;
 pub mod inline;
+mod literals;
+mod names;
+mod programs;
 mod spans;
 pub mod sql;
 mod words;
 
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod corpus;
 #[cfg(test)]
 mod tests;
 

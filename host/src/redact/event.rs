@@ -1,6 +1,8 @@
 //! An event without its secrets. What is found in one column is taken out of the others as well: an error of the server quotes the
 //! statement.
 
+use super::literals::{literals, quotes};
+use super::names::suspicious;
 use super::spans::{Kinds, REDACTED, Spans};
 use super::{Redactor, command, http, inline, sql};
 use crate::event::{Event, Field, Flags, Value};
@@ -56,7 +58,8 @@ impl Redactor {
         for (number, (column, value)) in event.columns().enumerate() {
             let (Value::Text(text) | Value::Bytes(text)) = value else { continue };
             let mut spans = Spans::default();
-            parameters |= self.column(holds(column.name()), text, dialect, has_statements, &mut spans);
+            parameters |=
+                self.column(holds(column.name()), text, dialect.unwrap_or_default(), has_statements, &mut spans);
             for (from, to, _) in spans.iter().take(MAX_SECRETS) {
                 if to - from >= MIN_SECRET && secrets.len() < MAX_SECRETS {
                     secrets.extend(text.get(from..to));
@@ -93,11 +96,12 @@ impl Redactor {
         });
     }
 
-    fn dialect(&self, event: &Event<'_>) -> Dialect {
+    /// `None`: the event does not say whose statement it is.
+    fn dialect(&self, event: &Event<'_>) -> Option<Dialect> {
         let mut system = event.columns().filter(|(column, _)| column.name() == "db.system.name");
         match system.next() {
-            Some((_, Value::Text(name))) => Dialect::of(name),
-            _ => Dialect::default(),
+            Some((_, Value::Text(name))) if !name.is_empty() => Some(Dialect::of(name)),
+            _ => None,
         }
     }
 
@@ -111,7 +115,7 @@ impl Redactor {
             Holds::Statement => return sql::scan(text, dialect, spans),
             Holds::Command => command::scan(text, spans),
             Holds::Arguments => command::arguments(text, spans),
-            Holds::Url if inline::suspicious(text) || memchr::memchr(b'?', text).is_some() => {
+            Holds::Url if suspicious(text) || memchr::memchr(b'?', text).is_some() => {
                 inline::scan(text, 0, spans);
                 if memchr::memchr(b'?', text).is_some() {
                     http::header(b"location", text, spans);
@@ -119,7 +123,7 @@ impl Redactor {
                 }
             }
             Holds::Query => inline::query(text, spans),
-            Holds::Parameters if inline::suspicious(text) => {
+            Holds::Parameters if suspicious(text) => {
                 inline::scan(text, 0, spans);
                 sql::scan_array(text, dialect, spans);
             }
@@ -127,11 +131,11 @@ impl Redactor {
                 if has_statements {
                     sql::scan(text, dialect, spans);
                 }
-                if inline::suspicious(text) {
+                if suspicious(text) {
                     inline::scan(text, 0, spans);
                 }
             }
-            _ if inline::suspicious(text) => inline::scan(text, 0, spans),
+            _ if suspicious(text) => inline::scan(text, 0, spans),
             _ => {}
         }
         false
@@ -141,7 +145,7 @@ impl Redactor {
     fn others(
         &self,
         event: &Event<'_>,
-        (secrets, parameters, dialect): (&[&[u8]], bool, Dialect),
+        (secrets, parameters, dialect): (&[&[u8]], bool, Option<Dialect>),
         texts: &mut Vec<Option<Vec<u8>>>,
         kinds: &mut Kinds,
     ) {
@@ -156,8 +160,8 @@ impl Redactor {
             let now = without.as_ref().map_or(now, |(text, _)| text.as_slice());
             let holds = holds(column.name());
             let more = match holds {
-                Holds::Statement if self.literals => sql::literals(now, dialect).map(|text| (text, Kinds::LITERAL)),
-                Holds::Message if self.literals => sql::quotes(now).map(|text| (text, Kinds::LITERAL)),
+                Holds::Statement if self.literals => literals(now, dialect).map(|text| (text, Kinds::LITERAL)),
+                Holds::Message if self.literals => quotes(now).map(|text| (text, Kinds::LITERAL)),
                 Holds::Parameters if self.literals => Some((array(now, b"?"), Kinds::LITERAL)),
                 Holds::Parameters if parameters => Some((array(now, REDACTED), Kinds::PASSWORD)),
                 _ => None,

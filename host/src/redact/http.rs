@@ -1,30 +1,18 @@
 //! Headers of HTTP: which hold secrets, and what of their values is one.
 
 use super::inline;
+use super::names::{self, MAX_NAME, ends, is_secret_header};
 use super::spans::{Kinds, Spans};
 
-/// Headers that say who somebody is, and prove it.
-const SECRET: [&str; 14] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "set-cookie",
-    "x-api-key",
-    "api-key",
-    "apikey",
-    "x-auth-token",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-vault-token",
-    "private-token",
-    "x-goog-api-key",
-    "authentication-info",
-];
+/// Longest line of a request that is looked at.
+const TARGET: usize = 16 << 10;
 
-/// Whether the value of this header is a secret.
+/// Whether what looks like a header within any text is a secret one: `token: str` is none, `X-Token: …` is.
 #[must_use]
-pub fn is_secret_header(name: &[u8]) -> bool {
-    SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
+pub fn is_header_in_text(name: &[u8]) -> bool {
+    let dashes = name.iter().take_while(|b| **b == b'-').count();
+    let name = name.get(dashes..).unwrap_or_default();
+    (name.contains(&b'-') || ends(name, "authorization") || ends(name, "cookie")) && is_secret_header(name)
 }
 
 /// What of a secret header's value is secret: names of cookies and of schemes are none.
@@ -47,8 +35,7 @@ pub fn value(name: &[u8], value: &[u8], base: usize, spans: &mut Spans) {
     // `Bearer abc`: the scheme stays. A value that is one word is the secret itself.
     let scheme = memchr::memchr(b' ', own)
         .filter(|n| own.get(..*n).is_some_and(|s| s.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')));
-    let known = name.eq_ignore_ascii_case(b"authorization") || name.eq_ignore_ascii_case(b"proxy-authorization");
-    let skip = scheme.filter(|_| known).map_or(0, |n| n + 1);
+    let skip = scheme.filter(|_| ends(name, "authorization")).map_or(0, |n| n + 1);
     spans.add(base + from + skip, base + end, Kinds::AUTHORIZATION);
 }
 
@@ -63,48 +50,47 @@ fn cookie(part: &[u8], base: usize, spans: &mut Spans) {
 pub fn header(name: &[u8], bytes: &[u8], spans: &mut Spans) {
     if is_secret_header(name) {
         value(name, bytes, 0, spans);
-    } else if inline::suspicious(bytes) {
+        return;
+    }
+    if names::suspicious(bytes) {
         inline::scan(bytes, 0, spans);
-        if memchr::memchr(b'?', bytes).is_some() {
-            inline::query(bytes, spans);
-        }
+    }
+    if memchr::memchr(b'?', bytes).is_some() {
+        inline::query(bytes, spans);
     }
 }
 
 /// Bytes of a connection as they came: lines that are secret headers, wherever a line begins, and the target of a request that they
 /// begin with. What the calls cut in the middle of a name is not seen.
 pub fn plaintext(bytes: &[u8], spans: &mut Spans) {
-    if !inline::suspicious(bytes) {
+    target(bytes, spans);
+    if !names::suspicious(bytes) {
         return;
-    }
-    let first = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
-    let line = bytes.get(..first).unwrap_or_default();
-    if let Some(at) = request_target(line) {
-        let rest = line.get(at..).unwrap_or_default();
-        let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
-        let target = rest.get(..end).unwrap_or_default();
-        let mut own = Spans::default();
-        inline::scan(target, 0, &mut own);
-        if memchr::memchr(b'?', target).is_some() {
-            inline::query(target, &mut own);
-        }
-        own.iter().for_each(|(from, to, kind)| spans.add(at + from, at + to, kind));
     }
     let mut at = 0;
     for line in bytes.split(|b| *b == b'\n') {
-        // No secret header has a longer name.
-        let head = line.get(..line.len().min(24)).unwrap_or_default();
-        if let Some(colon) = memchr::memchr(b':', head)
-            && is_secret_header(line.get(..colon).unwrap_or_default())
-        {
-            let text = line.get(colon + 1..).unwrap_or_default();
-            value(line.get(..colon).unwrap_or_default(), text, at + colon + 1, spans);
+        let head = line.get(..line.len().min(MAX_NAME)).unwrap_or_default();
+        if let Some(colon) = memchr::memchr(b':', head) {
+            let (name, text) = (head.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default());
+            if name.iter().all(|b| inline::is_name(*b)) && is_secret_header(name) {
+                value(name, text, at + colon + 1, spans);
+            }
         }
         at += line.len() + 1;
     }
 }
 
-fn request_target(line: &[u8]) -> Option<usize> {
-    let space = memchr::memchr(b' ', line.get(..line.len().min(24))?)?;
-    line.get(..space)?.iter().all(u8::is_ascii_uppercase).then_some(space + 1)
+/// The target of a request.
+fn target(bytes: &[u8], spans: &mut Spans) {
+    let head = bytes.get(..bytes.len().min(TARGET)).unwrap_or_default();
+    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+    let Some(space) = memchr::memchr(b' ', line.get(..line.len().min(24)).unwrap_or_default()) else { return };
+    if !line.get(..space).unwrap_or_default().iter().all(u8::is_ascii_uppercase) {
+        return;
+    }
+    let rest = line.get(space + 1..).unwrap_or_default();
+    let target = rest.split(|b| *b == b' ').next().unwrap_or_default();
+    let mut own = Spans::default();
+    header(b"location", target, &mut own);
+    own.iter().for_each(|(from, to, kind)| spans.add(space + 1 + from, space + 1 + to, kind));
 }

@@ -2,16 +2,18 @@
 //! expression, so that quotes and comments hide nothing and fool nobody. A literal that is no secret itself may hold a connection string or
 //! another statement, and is looked into.
 
-use super::inline::{self, is_secret_name};
+use super::names::{is_secret_name, suspicious};
 use super::spans::{Kinds, Spans};
+use super::{command, inline};
 use crate::statements::lex::{Dialect, Kind, Lexer, Token};
 
 /// Statements within statements that are looked into; what is deeper and looks suspicious is secret as a whole.
 const DEPTH: u8 = 4;
 
-/// Functions that are given a password or a key.
-const FUNCTIONS: [&str; 7] =
-    ["crypt", "pgp_sym_encrypt", "pgp_sym_decrypt", "aes_encrypt", "aes_decrypt", "old_password", "des_encrypt"];
+/// Functions that are given a password or a key, besides those that say `crypt`.
+const FUNCTIONS: [&str; 5] = ["hmac", "md5", "sha1", "sha2", "old_password"];
+/// Brackets behind these hold no pairs of names and values.
+const LISTS: [&str; 5] = ["in", "any", "enum", "set", "array"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -24,14 +26,22 @@ enum State {
     Armed(bool),
     /// Behind one, which may go on.
     After,
+    /// Behind a name in quotes: behind a comma, too, its value may come.
+    Named,
+    /// Behind a text that ends where its secret should begin; `true`: it looks like a part of something.
+    Joined(bool),
+    /// What is put into such a text is secret, as long as no more than so many brackets are closed.
+    Open(u32),
+    /// The next literal is a command.
+    Command,
 }
 
 /// Finds what is secret in a statement. True: a parameter stands where a secret belongs.
 pub fn scan(sql: &[u8], dialect: Dialect, spans: &mut Spans) -> bool {
-    if !inline::suspicious(sql) {
+    if !suspicious(sql) {
         return false;
     }
-    let mut scan = Scan { sql, dialect, base: 0, spans, parameters: false, level: 0, text: false };
+    let mut scan = Scan::new(sql, dialect, spans);
     scan.run();
     scan.parameters
 }
@@ -39,14 +49,33 @@ pub fn scan(sql: &[u8], dialect: Dialect, spans: &mut Spans) -> bool {
 /// The same in a text that is none by itself, but may hold statements: a word of a command line. Only what begins as a statement does is
 /// read as one, from there to its `;`. `says 'see passwd(1)'` is none.
 pub fn scan_text(text: &[u8], dialect: Dialect, spans: &mut Spans) {
-    if inline::suspicious(text) {
-        Scan { sql: text, dialect, base: 0, spans, parameters: false, level: 0, text: true }.run();
+    if suspicious(text) {
+        Scan { text: Prose::Text, ..Scan::new(text, dialect, spans) }.run();
     }
+}
+
+/// The same in a script that a client of SQL reads: any line may begin a statement, and those that begin with `\` are for the client.
+pub fn scan_script(text: &[u8], dialect: Dialect, spans: &mut Spans) {
+    let (mut from, mut at) = (0, 0);
+    let mut part = |from: usize, to: usize| {
+        let sql = text.get(from..to).unwrap_or_default();
+        if suspicious(sql) {
+            Scan { base: from, text: Prose::Script, ..Scan::new(sql, dialect, spans) }.run();
+        }
+    };
+    for line in text.split(|b| *b == b'\n') {
+        if line.trim_ascii_start().starts_with(b"\\") {
+            part(from, at);
+            from = (at + line.len() + 1).min(text.len());
+        }
+        at += line.len() + 1;
+    }
+    part(from, text.len());
 }
 
 /// Statements among the texts of a JSON array: values that a server is to execute.
 pub fn scan_array(array: &[u8], dialect: Dialect, spans: &mut Spans) {
-    let mut scan = Scan { sql: array, dialect, base: 0, spans, parameters: false, level: 0, text: false };
+    let mut scan = Scan::new(array, dialect, spans);
     // The quotes of JSON are read as MySQL's are.
     for token in Lexer::new(array, Dialect { mysql: true }) {
         if token.kind == Kind::Text && begins(array.get(token.from..token.to).unwrap_or_default(), dialect) {
@@ -76,18 +105,38 @@ enum Reads {
     Nothing,
 }
 
+/// How much of a text is SQL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prose {
+    /// All of it.
+    Nothing,
+    /// What begins as a statement does.
+    Text,
+    /// The same, at each line.
+    Script,
+}
+
 struct Scan<'a, 's> {
     sql: &'a [u8],
     dialect: Dialect,
     base: usize,
     spans: &'s mut Spans,
     parameters: bool,
+    /// Its secret is put in by what stands around it.
+    open: bool,
     level: u8,
-    /// Not all of it is SQL.
-    text: bool,
+    text: Prose,
+    /// Open brackets; for the last of them, whether they may hold pairs.
+    brackets: u32,
+    pairs: u64,
 }
 
-impl Scan<'_, '_> {
+impl<'a, 's> Scan<'a, 's> {
+    fn new(sql: &'a [u8], dialect: Dialect, spans: &'s mut Spans) -> Self {
+        let text = Prose::Nothing;
+        Self { sql, dialect, base: 0, spans, parameters: false, open: false, level: 0, text, brackets: 0, pairs: 0 }
+    }
+
     fn text(&self, token: Token) -> &[u8] {
         self.sql.get(token.from..token.to).unwrap_or_default()
     }
@@ -98,10 +147,14 @@ impl Scan<'_, '_> {
 
     fn run(&mut self) {
         let (mut state, mut depth) = (State::Idle, 0_u32);
-        let mut reads = if self.text { Reads::Begins } else { Reads::All };
+        let mut reads = if self.text == Prose::Nothing { Reads::All } else { Reads::Begins };
+        let (mut line, mut list) = (false, false);
         for token in Lexer::new(self.sql, self.dialect) {
             match token.kind {
-                Kind::Space => continue,
+                Kind::Space => {
+                    line |= self.text == Prose::Script && self.text(token).contains(&b'\n');
+                    continue;
+                }
                 Kind::Comment => {
                     self.within(token, true);
                     continue;
@@ -109,6 +162,10 @@ impl Scan<'_, '_> {
                 _ => {}
             }
             if reads != Reads::All {
+                // A statement goes on behind the end of a line, unless another one begins there.
+                if std::mem::take(&mut line) && (reads == Reads::Nothing || self.is_one_of(token, &VERBS)) {
+                    reads = Reads::Begins;
+                }
                 reads = self.reads(reads, token);
                 if matches!(reads, Reads::Begins | Reads::Nothing) {
                     state = State::Idle;
@@ -119,22 +176,16 @@ impl Scan<'_, '_> {
                     continue;
                 }
             }
-            if state == State::After {
-                state = match token.kind {
-                    Kind::Text | Kind::Dollar => State::Armed(false),
-                    Kind::Other(b'|' | b'+') => {
-                        state = State::Armed(false);
-                        continue;
-                    }
-                    Kind::Word if self.text(token).eq_ignore_ascii_case(b"replace") => {
-                        state = State::Armed(false);
-                        continue;
-                    }
-                    _ => State::Idle,
-                };
-            }
+            self.bracket(token, list);
+            list = token.kind == Kind::Word && self.is_one_of(token, &LISTS);
             state = match state {
-                State::Idle | State::After => self.idle(token),
+                State::After => match token.kind {
+                    Kind::Text | Kind::Dollar => self.armed(token, false, &mut depth),
+                    Kind::Other(b'|' | b'+') => State::Armed(false),
+                    Kind::Word if self.is_one_of(token, &["replace"]) => State::Armed(false),
+                    _ => self.idle(token),
+                },
+                State::Idle => self.idle(token),
                 State::Identified => match token.kind {
                     Kind::Word if self.is_one_of(token, &["by", "as", "using"]) => {
                         State::Armed(matches!(reads, Reads::All | Reads::Users))
@@ -148,6 +199,26 @@ impl Scan<'_, '_> {
                     Kind::Other(b';') => State::Idle,
                     _ => State::For,
                 },
+                State::Named if token.kind == Kind::Other(b',') => {
+                    if self.brackets > 0 && self.pairs & 1 == 1 {
+                        State::Armed(false)
+                    } else {
+                        State::Idle
+                    }
+                }
+                State::Named => self.armed(token, false, &mut depth),
+                State::Joined(part) => match token.kind {
+                    Kind::Other(b'|' | b'+') => State::Open(self.brackets),
+                    Kind::Other(b',') if part => State::Open(self.brackets),
+                    _ => self.idle(token),
+                },
+                State::Open(_) if token.kind == Kind::Other(b';') => State::Idle,
+                State::Open(brackets) if self.brackets >= brackets => {
+                    self.value(token);
+                    state
+                }
+                State::Open(_) => State::Idle,
+                State::Command => self.command(token),
                 // The number of a manual's section is none.
                 State::Armed(false) if token.kind == Kind::Number && reads != Reads::All => State::Idle,
                 State::Armed(bare) => self.armed(token, bare, &mut depth),
@@ -155,6 +226,54 @@ impl Scan<'_, '_> {
             if !matches!(state, State::Armed(_)) {
                 depth = 0;
             }
+        }
+        self.open |= matches!(state, State::Armed(_));
+    }
+
+    /// Counts brackets. `list`: those that open here hold no pairs.
+    fn bracket(&mut self, token: Token, list: bool) {
+        match token.kind {
+            Kind::Other(b'(') => {
+                self.brackets = self.brackets.saturating_add(1);
+                self.pairs = self.pairs << 1 | u64::from(!list);
+            }
+            Kind::Other(b')') => {
+                self.brackets = self.brackets.saturating_sub(1);
+                self.pairs >>= 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// A value that is secret for its place; false: it is none.
+    fn value(&mut self, token: Token) -> bool {
+        match token.kind {
+            // An escaped quote looks like an empty literal with the secret behind it.
+            Kind::Text if token.from == token.to && self.level > 0 => {
+                self.spans.add(self.base + token.start, self.base + token.end, Kinds::PASSWORD);
+            }
+            Kind::Text | Kind::Dollar => self.secret(token),
+            Kind::Number if token.end - token.start > 1 => self.secret(token),
+            Kind::Name if self.sql.get(token.start) == Some(&b'"') => self.secret(token),
+            Kind::Marker => self.parameters = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// What is given to a shell.
+    fn command(&mut self, token: Token) -> State {
+        match token.kind {
+            Kind::Text | Kind::Dollar => {
+                let mut own = Spans::default();
+                command::scan(self.text(token), &mut own);
+                let base = self.base + token.from;
+                own.iter().for_each(|(from, to, kind)| self.spans.add(base + from, base + to, kind));
+                State::Idle
+            }
+            Kind::Other(b'(' | b'=') => State::Command,
+            Kind::Word if self.sql.get(token.end) == Some(&b'\'') => State::Command,
+            _ => self.idle(token),
         }
     }
 
@@ -180,18 +299,18 @@ impl Scan<'_, '_> {
         match token.kind {
             Kind::Word if self.is_one_of(token, &["identified"]) => State::Identified,
             Kind::Word | Kind::Name if is_secret_name(self.text(token)) => State::Armed(false),
-            Kind::Word if self.is_one_of(token, &FUNCTIONS) && self.calls(token) => State::Armed(false),
-            Kind::Text if is_secret_name(self.text(token)) && token.to - token.from < 40 => State::Armed(false),
-            Kind::Text => {
-                self.within(token, false);
-                State::Idle
-            }
-            Kind::Dollar => {
-                self.within(token, true);
-                State::Idle
-            }
+            Kind::Word if self.calls(token) && self.is_given_secrets(token) => State::Armed(false),
+            Kind::Word if self.is_one_of(token, &["program", "xp_cmdshell"]) => State::Command,
+            Kind::Text if is_secret_name(self.text(token)) && !self.text(token).contains(&b' ') => State::Named,
+            Kind::Text => self.within(token, false),
+            Kind::Dollar => self.within(token, true),
             _ => State::Idle,
         }
+    }
+
+    fn is_given_secrets(&self, token: Token) -> bool {
+        let name = self.text(token);
+        self.is_one_of(token, &FUNCTIONS) || name.windows(5).any(|part| part.eq_ignore_ascii_case(b"crypt"))
     }
 
     /// Whether a bracket follows.
@@ -203,9 +322,19 @@ impl Scan<'_, '_> {
     fn armed(&mut self, token: Token, bare: bool, depth: &mut u32) -> State {
         let found = if *depth > 0 { State::Armed(false) } else { State::After };
         match token.kind {
+            // The quote that opens here is closed by another text.
+            Kind::Text if self.level > 0 && token.from == token.to && token.end == self.sql.len() => State::Armed(bare),
+            // No more than yes or no.
+            Kind::Number if token.end - token.start == 1 => found,
             Kind::Text | Kind::Dollar | Kind::Number => {
+                self.open |= self.level > 0 && self.text(token).starts_with(b"%");
                 self.secret(token);
                 found
+            }
+            // The place of a value, of `format`.
+            Kind::Other(b'%') if self.level > 0 => {
+                self.open = true;
+                State::Idle
             }
             Kind::Name if self.sql.get(token.start) == Some(&b'"') => {
                 self.secret(token);
@@ -278,32 +407,38 @@ impl Scan<'_, '_> {
 
     /// Looks into a literal or a comment. `exact`: its bytes are those of the statement in it; else they are escaped, and from its first
     /// secret on all of it is one.
-    fn within(&mut self, token: Token, exact: bool) {
+    fn within(&mut self, token: Token, exact: bool) -> State {
         let (sql, base) = (self.sql.get(token.from..token.to).unwrap_or_default(), self.base + token.from);
-        if !inline::suspicious(sql) {
-            return;
+        if !suspicious(sql) {
+            return State::Idle;
         }
         if self.level >= DEPTH {
-            return self.secret(token);
+            self.secret(token);
+            return State::Idle;
         }
         inline::scan(sql, base, self.spans);
-        let (dialect, level) = (self.dialect, self.level + 1);
-        if exact {
-            let text = self.text;
-            let mut inner = Scan { sql, dialect, base, spans: self.spans, parameters: false, level, text };
-            inner.run();
-            self.parameters |= inner.parameters;
-            return;
-        }
         let mut spans = Spans::default();
-        let text = self.text;
-        Scan { sql, dialect, base, spans: &mut spans, parameters: false, level, text }.run();
-        // An escaped quote looks like an empty literal with the secret behind it.
-        if let Some(first) = spans
+        let mut inner =
+            Scan { base, level: self.level + 1, text: self.text, ..Scan::new(sql, self.dialect, &mut spans) };
+        inner.run();
+        let (parameters, mut open) = (inner.parameters, inner.open);
+        let text = self.text != Prose::Nothing;
+        if exact {
+            spans.iter().for_each(|(from, to, kind)| self.spans.add(from, to, kind));
+            self.parameters |= parameters;
+        } else if let Some(first) = spans
             .first()
-            .or_else(|| doubled(sql, dialect).filter(|_| !text || begins(sql, dialect)).map(|at| base + at))
+            .or_else(|| doubled(sql, self.dialect).filter(|_| !text || begins(sql, self.dialect)).map(|at| base + at))
         {
+            // An escaped quote looks like an empty literal with the secret behind it.
+            open |= sql.get(first - base..).unwrap_or_default().contains(&b'%');
             self.spans.add(first, base + sql.len(), Kinds::PASSWORD);
+        }
+        let statement = token.kind != Kind::Comment && (open || parameters) && begins(sql, self.dialect);
+        match sql.last() {
+            _ if statement && (parameters || sql.contains(&b'%')) => State::Open(self.brackets),
+            Some(last) if open => State::Joined(last.is_ascii_whitespace() || matches!(last, b'\'' | b'"')),
+            _ => State::Idle,
         }
     }
 }
@@ -331,34 +466,4 @@ fn doubled(sql: &[u8], dialect: Dialect) -> Option<usize> {
         };
     }
     None
-}
-
-/// The statement with every literal as `?`; names and keywords stay. `None`: there is none.
-#[must_use]
-pub fn literals(sql: &[u8], dialect: Dialect) -> Option<Vec<u8>> {
-    let (mut out, mut any) = (Vec::with_capacity(sql.len()), false);
-    for token in Lexer::new(sql, dialect) {
-        let all = sql.get(token.start..token.end).unwrap_or_default();
-        match token.kind {
-            Kind::Text | Kind::Dollar | Kind::Number => {
-                out.push(b'?');
-                any = true;
-            }
-            // What people write into a comment is nobody's to judge.
-            Kind::Comment if token.to > token.from => {
-                out.extend_from_slice(sql.get(token.start..token.from).unwrap_or_default());
-                out.push(b'?');
-                out.extend_from_slice(sql.get(token.to..token.end).unwrap_or_default());
-                any = true;
-            }
-            _ => out.extend_from_slice(all),
-        }
-    }
-    any.then_some(out)
-}
-
-/// A message of the server, which quotes the statement: everything in quotes is a literal.
-#[must_use]
-pub fn quotes(text: &[u8]) -> Option<Vec<u8>> {
-    literals(text, Dialect { mysql: true })
 }

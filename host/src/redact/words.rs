@@ -20,6 +20,10 @@ pub enum Token {
     Pipe,
     /// The end of a simple command.
     End,
+    /// The same at the end of a line.
+    Line,
+    /// What a redirection leads to: no argument.
+    Target(Word),
     /// `<<<`: the next word is read.
     Here,
     /// The lines of a here-document.
@@ -55,7 +59,7 @@ pub fn after_nul(text: &[u8]) -> Vec<Token> {
 
 /// The words of a command line, or of several.
 pub fn tokens(text: &[u8]) -> Vec<Token> {
-    let mut split = Split { text, at: 0, word: None, out: Vec::new(), documents: Vec::new(), delimiter: false };
+    let mut split = Split { text, at: 0, word: None, out: Vec::new(), documents: Vec::new(), next: Next::Argument };
     split.run();
     split.out
 }
@@ -67,8 +71,17 @@ struct Split<'t> {
     out: Vec<Token>,
     /// Ends of here-documents that begin with the next line.
     documents: Vec<Vec<u8>>,
-    /// The next word is one.
-    delimiter: bool,
+    next: Next,
+}
+
+/// What the next word is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Argument,
+    /// The end of a here-document.
+    Delimiter,
+    /// Behind a redirection.
+    Target,
 }
 
 impl Split<'_> {
@@ -83,13 +96,38 @@ impl Split<'_> {
 
     fn end_word(&mut self) {
         let Some(word) = self.word.take() else { return };
-        if std::mem::take(&mut self.delimiter) {
+        match std::mem::replace(&mut self.next, Next::Argument) {
             // Bounded: nobody has many at once.
-            if self.documents.len() < 16 {
-                self.documents.push(word.value);
-            }
-        } else {
-            self.out.push(Token::Word(word));
+            Next::Delimiter if self.documents.len() < 16 => self.documents.push(word.value),
+            Next::Delimiter => {}
+            Next::Target => self.out.push(Token::Target(word)),
+            Next::Argument => self.out.push(Token::Word(word)),
+        }
+    }
+
+    /// The end of a command, and of what it began.
+    fn end(&mut self, token: Token, len: usize) {
+        self.end_word();
+        self.next = Next::Argument;
+        self.out.push(token);
+        self.at += len;
+    }
+
+    /// `>`, `2>>`, `&>`, `>&1`, `<`: the number before it belongs to it.
+    fn redirection(&mut self) {
+        let own = |word: &Word| {
+            word.value.iter().all(u8::is_ascii_digit) && word.at.last() == self.at.checked_sub(1).as_ref()
+        };
+        if self.word.as_ref().is_some_and(own) {
+            self.word = None;
+        }
+        self.end_word();
+        while matches!(self.byte(0), Some(b'<' | b'>' | b'&' | b'|')) {
+            self.at += 1;
+        }
+        // A command in its place is one.
+        if self.byte(0) != Some(b'(') {
+            self.next = Next::Target;
         }
     }
 
@@ -129,9 +167,7 @@ impl Split<'_> {
                     }
                 }
                 b'\n' => {
-                    self.end_word();
-                    self.out.push(Token::End);
-                    self.at += 1;
+                    self.end(Token::Line, 1);
                     self.documents();
                 }
                 b' ' | b'\t' | b'\r' => {
@@ -146,26 +182,15 @@ impl Split<'_> {
                 b'<' if self.byte(1) == Some(b'<') => {
                     self.end_word();
                     self.at += 2 + usize::from(self.byte(2) == Some(b'-'));
-                    self.delimiter = true;
+                    self.next = Next::Delimiter;
                 }
-                b'|' => {
-                    self.end_word();
-                    let or = self.byte(1) == Some(b'|');
-                    self.out.push(if or { Token::End } else { Token::Pipe });
-                    self.at += 1 + usize::from(or || self.byte(1) == Some(b'&'));
-                }
-                b';' | b'(' | b')' | b'`' => {
-                    self.end_word();
-                    self.out.push(Token::End);
-                    self.at += 1;
-                }
-                // Not the `&` of `2>&1` and of a URL without quotes, which a shell would cut here: then the rest is another command.
-                b'&' if self.at > 0 && self.text.get(self.at - 1) == Some(&b'>') => self.take(b'&'),
-                b'&' => {
-                    self.end_word();
-                    self.out.push(Token::End);
-                    self.at += 1;
-                }
+                b'<' | b'>' => self.redirection(),
+                b'&' if self.byte(1) == Some(b'>') => self.redirection(),
+                b'|' if self.byte(1) == Some(b'|') => self.end(Token::End, 2),
+                b'|' => self.end(Token::Pipe, 1 + usize::from(self.byte(1) == Some(b'&'))),
+                b';' | b'(' | b')' | b'`' => self.end(Token::End, 1),
+                // That of a URL without quotes as well: a shell would cut it here, and the rest is another command.
+                b'&' => self.end(Token::End, 1),
                 byte => self.take(byte),
             }
         }
