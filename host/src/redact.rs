@@ -4,6 +4,7 @@
 //! Here live the search for secrets ([`sql`], [`command`], [`http`], [`inline`]) and the event without them ([`Redactor::event`]).
 //! Nothing here knows a module: what a column is, its name says. Time is linear in what is looked at, whatever it is.
 
+mod columns;
 pub mod command;
 mod event;
 pub mod http;

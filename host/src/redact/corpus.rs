@@ -2,6 +2,7 @@
 
 use super::tests::{mysql, postgres, shell, without};
 use super::*;
+use crate::statements::lex::Dialect;
 
 /// No secret has another name here.
 fn hidden(lines: &[&str], find: fn(&str) -> String) {
@@ -9,6 +10,40 @@ fn hidden(lines: &[&str], find: fn(&str) -> String) {
         let out = find(line);
         assert!(!out.contains("S3cret") && out.contains("[redacted]"), "{line}: {out}");
     }
+}
+
+#[test]
+fn columns_that_hold_secrets() {
+    hidden(
+        &[
+            "UPDATE wp_users SET user_pass='S3cret' WHERE id = 1",
+            "UPDATE users SET password_hash = 'S3cret', pw='S3cret'",
+            "INSERT INTO users (name,password) VALUES ('bob','S3cret')",
+            "INSERT INTO users (name, `password`, n) VALUES ('bob', 'S3cret', 1), ('eve', \"S3cret\", 2)",
+            "insert ignore into shop.users(token, name) value (concat('S3cret', 'x'), lower('bob'))",
+            "REPLACE INTO t (id, api_key) VALUES ROW(1, 'S3cret'), ROW(2, 'S3cret') ON DUPLICATE KEY UPDATE id = 1",
+            "INSERT INTO users (name, password) SELECT 'bob', 'S3cret' WHERE 1 = 1",
+            "PREPARE s FROM 'INSERT INTO users (name, password) VALUES (''bob'', ''S3cret'')'",
+        ],
+        mysql,
+    );
+    hidden(
+        &[
+            "INSERT INTO users (name, password) OVERRIDING USER VALUE VALUES ('bob', 'S3cret') RETURNING id",
+            r#"INSERT INTO "users" AS u ("name", "password") VALUES ('bob', $$S3cret$$), ('eve', E'S3\'S3cret')"#,
+            "MERGE INTO u USING v ON u.id = v.id WHEN NOT MATCHED THEN INSERT (id, token) VALUES (1, 'S3cret')",
+            "INSERT INTO settings (name, value) VALUES ('smtp_password', 'S3cret')",
+        ],
+        postgres,
+    );
+    assert_eq!(
+        mysql("INSERT INTO u (name, password, n) VALUES ('bob', 'x', 7), ('eve', NULL, 8)"),
+        "INSERT INTO u (name, password, n) VALUES ('bob', '[redacted]', 7), ('eve', NULL, 8)"
+    );
+    let told = |sql: &str, mysql| sql::scan(sql.as_bytes(), Dialect { mysql }, &mut Spans::default());
+    assert!(told("INSERT INTO u (name, password) VALUES (?, ?)", true));
+    assert!(told("INSERT INTO u (token, n) VALUES ($2, $1)", false));
+    assert!(!told("INSERT INTO u (token, n) VALUES ('x', $1)", false));
 }
 
 #[test]

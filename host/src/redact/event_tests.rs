@@ -74,7 +74,9 @@ fn parameters_of_real_servers() {
         ("SELECT crypt($1, gen_salt('bf'))", r#"["S3cret"]"#, 1),
         ("SELECT pgp_sym_encrypt($1, $2)", r#"["S3cret",null]"#, 2),
         ("UPDATE u SET password = $1 WHERE id = $2", r#"["S3cret","oid 600 \\x3ff8"]"#, 2),
-        ("INSERT INTO api (token, owner) VALUES (?, ?)", r#"["plain","bob"]"#, 0),
+        ("INSERT INTO api (token, owner) VALUES (?, ?)", r#"["plain","bob"]"#, 2),
+        ("INSERT INTO api (token, owner) VALUES ($1, $2)", r#"["plain","bob"]"#, 2),
+        ("INSERT INTO api (id, owner) VALUES (?, ?) /* token */", r#"["plain","bob"]"#, 0),
         ("ALTER USER u IDENTIFIED BY ?", r#"[[1,"S3cret"],[2,{"default":true}]]"#, 2),
         // Cut by somebody.
         ("SET PASSWORD = ?", r#"["S3cre"#, 0),

@@ -2,6 +2,7 @@
 //! expression, so that quotes and comments hide nothing and fool nobody. A literal that is no secret itself may hold a connection string or
 //! another statement, and is looked into.
 
+use super::columns::Columns;
 use super::names::{is_secret_name, suspicious};
 use super::spans::{Kinds, Spans};
 use super::{command, inline};
@@ -146,7 +147,7 @@ impl<'a, 's> Scan<'a, 's> {
     }
 
     fn run(&mut self) {
-        let (mut state, mut depth) = (State::Idle, 0_u32);
+        let (mut state, mut depth, mut columns) = (State::Idle, 0_u32, Columns::default());
         let mut reads = if self.text == Prose::Nothing { Reads::All } else { Reads::Begins };
         let (mut line, mut list) = (false, false);
         for token in Lexer::new(self.sql, self.dialect) {
@@ -168,7 +169,7 @@ impl<'a, 's> Scan<'a, 's> {
                 }
                 reads = self.reads(reads, token);
                 if matches!(reads, Reads::Begins | Reads::Nothing) {
-                    state = State::Idle;
+                    (state, columns) = (State::Idle, Columns::default());
                     // What stands in quotes may be one.
                     if matches!(token.kind, Kind::Text | Kind::Dollar | Kind::Name) {
                         self.within(token, token.kind == Kind::Dollar);
@@ -178,6 +179,10 @@ impl<'a, 's> Scan<'a, 's> {
             }
             self.bracket(token, list);
             list = token.kind == Kind::Word && self.is_one_of(token, &LISTS);
+            if columns.holds_secret(self.sql, token) && self.value(token) {
+                state = State::Idle;
+                continue;
+            }
             state = match state {
                 State::After => match token.kind {
                     Kind::Text | Kind::Dollar => self.armed(token, false, &mut depth),
