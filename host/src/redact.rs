@@ -10,6 +10,7 @@ mod event;
 pub mod http;
 pub mod inline;
 mod literals;
+mod login;
 mod names;
 mod programs;
 mod spans;

@@ -319,6 +319,35 @@ fn headers_by_the_ends_of_their_names() {
 }
 
 #[test]
+fn logins_of_protocols_that_are_text() {
+    for (sent, shown) in [
+        ("AUTH PLAIN AGJvYgBTM2NyZXQ=\r\n", "AUTH PLAIN [redacted]\r\n"),
+        ("auth login Ym9i\r\n", "auth login [redacted]\r\n"),
+        ("AUTH LOGIN\r\n", "AUTH LOGIN\r\n"),
+        ("USER bob\r\nPASS S3 cret\r\n", "USER bob\r\nPASS [redacted]\r\n"),
+        ("a1 LOGIN bob \"S3 cret\"\r\n", "a1 LOGIN bob [redacted]\r\n"),
+        ("a1 AUTHENTICATE PLAIN AGJvYg==\r\n", "a1 AUTHENTICATE PLAIN [redacted]\r\n"),
+        ("AUTH S3cret\r\n", "AUTH [redacted]\r\n"),
+        ("AUTH bob S3cret\r\nPING\r\n", "AUTH [redacted]\r\nPING\r\n"),
+        ("*2\r\n$4\r\nAUTH\r\n$6\r\nS3cret\r\n", "*2\r\n$4\r\nAUTH\r\n$6\r\n[redacted]\r\n"),
+        (
+            "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nauth\r\n$3\r\nbob\r\n$6\r\nS3cre",
+            "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nauth\r\n$3\r\n[redacted]\r\n$6\r\n[redacted]",
+        ),
+        ("p\0\0\0\x0bS3cret\0", "p\0\0\0\x0b[redacted]\0"),
+        ("*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"),
+        ("text\r\nPASS all tests\r\n", "text\r\nPASS all tests\r\n"),
+        (
+            "*9999999999999999999999\r\n$18446744073709551615\r\nx",
+            "*9999999999999999999999\r\n$18446744073709551615\r\nx",
+        ),
+        ("p", "p"),
+    ] {
+        assert_eq!(without(sent, http::plaintext), shown);
+    }
+}
+
+#[test]
 fn literals_of_an_unknown_server() {
     for (sql, shown) in [
         ("SELECT \"S3cret\" FROM t", "SELECT ? FROM t"),

@@ -1,6 +1,7 @@
 //! Headers of HTTP: which hold secrets, and what of their values is one.
 
 use super::inline;
+use super::login;
 use super::names::{self, MAX_NAME, ends, is_secret_header};
 use super::spans::{Kinds, Spans};
 
@@ -61,8 +62,9 @@ pub fn header(name: &[u8], bytes: &[u8], spans: &mut Spans) {
 }
 
 /// Bytes of a connection as they came: lines that are secret headers, wherever a line begins, and the target of a request that they
-/// begin with. What the calls cut in the middle of a name is not seen.
+/// begin with; logins of other protocols. What the calls cut in the middle of a name is not seen.
 pub fn plaintext(bytes: &[u8], spans: &mut Spans) {
+    login::scan(bytes, spans);
     target(bytes, spans);
     if !names::suspicious(bytes) {
         return;
