@@ -155,10 +155,12 @@ fn url(text: &[u8], from: usize, around: Url, base: usize, spans: &mut Spans) ->
         // A token in place of a name.
         (Some(at), None) if at >= 20 => spans.add(base + from, base + from + at, Kinds::URL),
         // Cut before the `@`, or else a port.
-        (None, Some(colon)) if from + len == text.len() && !authority.starts_with(b"[") => {
-            if !is_port(authority.get(colon + 1..).unwrap_or_default()) {
-                spans.add(base + from + colon + 1, base + from + len, Kinds::URL);
-            }
+        (None, Some(colon))
+            if from + len == text.len()
+                && !authority.starts_with(b"[")
+                && !is_port(authority.get(colon + 1..).unwrap_or_default()) =>
+        {
+            spans.add(base + from + colon + 1, base + from + len, Kinds::URL);
         }
         _ => {}
     }
