@@ -1,5 +1,6 @@
 //! No secret is in any output unless it is asked for: a real server, a real shell, a real curl, and every form of output.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -7,8 +8,10 @@ use ecapture_tests::bash::{Bash, SHELL};
 use ecapture_tests::capture::{Capture, Modules, bin_dir};
 use ecapture_tests::mariadb::{Mariadb, SERVER};
 use ecapture_tests::mysql::Client;
+use ecapture_tests::postgres::{PGBENCH, Postgres, SERVER as POSTGRES};
 use ecapture_tests::tls::Library;
 use ecapture_tests::web::Nginx;
+use ecapture_tests::zsh::{SHELL as ZSH, Zsh};
 use ecapture_tests::{needs, skip_if};
 
 /// Secret number so and so.
@@ -32,7 +35,26 @@ const STATEMENTS: &[&str] = &[
     "CREATE USSR r6 IDENTIFIED BY '@' nonsense",
     "SELECT 1 /* ALTER USER r1 IDENTIFIED BY '@' */",
     "SELECT 'https://user:@@h/path'",
-    "SELECT 'host=h password=@ dbname=d'",
+    "SELECT 'host=h password=a,@ dbname=d'",
+    "INSERT INTO shop.users (name, password) VALUES ('bob', '@'), ('eve', NULL)",
+    "UPDATE shop.users SET user_pass='@' WHERE name = 'bob'",
+    "SELECT JSON_OBJECT('password', '@')",
+];
+
+/// For a server whose quotes are others.
+const OTHER_STATEMENTS: &[&str] = &[
+    "CREATE ROLE r1 LOGIN PASSWORD '@'",
+    "ALTER ROLE r1 WITH ENCRYPTED PASSWORD E'\\'@'",
+    "DO $$ BEGIN EXECUTE 'ALTER ROLE r1 PASSWORD ''@'''; END $$",
+    "DO $$ BEGIN EXECUTE format('ALTER ROLE r1 PASSWORD %L', '@'); END $$",
+    "DO $$ BEGIN EXECUTE 'ALTER ROLE r1 PASSWORD ' || quote_literal('@'); END $$",
+    "INSERT INTO users (name, password) VALUES ('bob', '@'), ('eve', DEFAULT)",
+    "UPDATE users SET password = $x$@$x$",
+    "SELECT set_config('app.secret', '@', false)",
+    "SELECT 'postgresql://u:p#@@h/d'",
+    "SELECT 1 /* ALTER ROLE r1 PASSWORD '@' */",
+    "COPY users FROM PROGRAM 'true curl -u u:@ https://h/'",
+    "CREATE ROL r2 PASSWORD '@'",
 ];
 
 const COMMANDS: &[&str] = &[
@@ -55,11 +77,27 @@ const COMMANDS: &[&str] = &[
     "/bin/true git clone https://user:@@example.org/x.git",
     "/bin/true htpasswd -b file user @",
     "/bin/true useradd -p @ bob",
-    "/bin/true chpasswd <<< 'bob:@'",
+    "chpasswd() { :; }; chpasswd <<< 'bob:@'",
     "/bin/true smbclient //h/s -U user%@",
     "/bin/true ldapsearch -x -D cn=a -w @",
     "/bin/true bash -c 'mysql -p@ -e \"select 1\"'",
     "/bin/true mysql -e \"CREATE USER u IDENTIFIED BY '@'\"",
+    "/bin/true mysql --password='ab)@'",
+    "DB_PASS='a;@' /bin/true",
+    "/bin/true htpasswd -nb admin @ > /dev/null",
+    "/bin/true openssl passwd -6 @",
+    "/bin/true docker login -u u -p=@ registry",
+    "/bin/true curl -H 'X-Shopify-Access-Token: @' https://h/",
+    "/bin/true psql mysql://u:p#@@h/db",
+    "/bin/true psql <<EOF\n\\c db\nALTER ROLE r PASSWORD '@';\nEOF",
+];
+
+/// The same at a terminal.
+const LINES: &[&str] = &[
+    "export PGPASSWORD='a b@'",
+    "/bin/true mysqladmin password @",
+    "/bin/true curl -sSu user:@ https://h/",
+    "/bin/true psql -c \"ALTER ROLE r PASSWORD '@'\" 2>/dev/null",
 ];
 
 /// The texts with their secrets in them, from this number on.
@@ -132,46 +170,135 @@ fn shown(told: &[(String, String)], count: usize, from: usize) {
 fn statements_of_a_real_server() {
     skip_if!("statements_of_a_real_server", needs::capture(), needs::program(SERVER, "mariadb-server-core"));
     let (server, modules, dir) = (Mariadb::start(), Modules::with(&["mysql"]), tempfile::tempdir().unwrap());
-    let recording = dir.path().join("r");
-    let pid = server.pid().to_string();
-    let args = ["mysql", "--pid", &pid, "-o", "json", "--record", recording.to_str().unwrap()];
-    let capture = Capture::start(&modules, &args);
     let mut client = Client::connect(&server.socket()).unwrap();
+    for sql in ["CREATE DATABASE shop", "CREATE TABLE shop.users (name text, password text, user_pass text)"] {
+        assert!(client.query(sql.as_bytes()).unwrap().error.is_none());
+    }
+    let recording = dir.path().join("r");
+    // An expression of one's own, in the configuration.
+    let safe = tempfile::Builder::new().prefix("ecapture-config-").tempdir_in("/run").unwrap();
+    let file = safe.path().join("ecapture.toml");
+    std::fs::write(&file, "[redact]\npatterns = ['GRANT (\\w+)']\n").unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+    let (pid, file, out) = (server.pid().to_string(), file.to_str().unwrap(), recording.to_str().unwrap());
+    let args = ["mysql", "--pid", &pid, "--config", file, "-o", "json", "--record", out];
+    let capture = Capture::start(&modules, &args);
     for sql in with_secrets(STATEMENTS, 0) {
         let _ = client.query(sql.as_bytes()).unwrap();
+    }
+    // What is bound, to a column and to a function.
+    let bound = [secret(STATEMENTS.len()), secret(STATEMENTS.len() + 1)];
+    let count = STATEMENTS.len() + bound.len();
+    let statements = ["INSERT INTO shop.users (name, password) VALUES ('bob', ?)", "SELECT SHA2(?, 256)"];
+    for (sql, value) in statements.iter().zip(&bound) {
+        let prepared = client.prepare(sql.as_bytes()).unwrap().unwrap();
+        assert!(client.execute(prepared, &[value.as_bytes()]).unwrap().error.is_none());
     }
     client.quit().unwrap();
     let finished = capture.stop();
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     assert!(finished.said.contains("a recording holds everything as it was captured"), "{}", finished.said);
     let live: Vec<String> = finished.events.iter().map(ToString::to_string).collect();
-    hidden(&[("live".into(), live.join("\n") + &finished.said)], STATEMENTS.len());
+    assert!(live.iter().any(|event| event.contains("GRANT [redacted] ON")), "{live:#?}");
+    hidden(&[("live".into(), live.join("\n") + &finished.said)], count);
     let marked = finished.named("mysql.query").filter(|event| event["ecapture.redacted"].is_array()).count();
     assert_eq!((marked, finished.named("mysql.query").count()), (STATEMENTS.len(), STATEMENTS.len()));
-    hidden(&replays("mysql", &recording, &[]), STATEMENTS.len());
+    for event in finished.named("mysql.execute") {
+        assert_eq!(event["db.query.parameters"], "[\"[redacted]\"]", "{event}");
+    }
+    hidden(&replays("mysql", &recording, &[]), count);
     for (form, text) in replays("mysql", &recording, &["--view", "digest"]).iter().take(3) {
         assert!(!text.contains("Secret"), "{form}: {text}");
     }
-    shown(&replays("mysql", &recording, &["--show-secrets"]), STATEMENTS.len(), 0);
+    shown(&replays("mysql", &recording, &["--show-secrets"]), count, 0);
     // Literals, and an expression of one's own.
     let own = replays("mysql", &recording, &["--redact", "literals", "--redact-pattern", "GRANT (\\w+)"]);
-    assert!(own[0].1.contains("GRANT [redacted] ON") && own[0].1.contains("IDENTIFIED BY ?"), "{}", own[0].1);
+    for (form, text) in &own[..3] {
+        assert!(text.contains("GRANT [redacted] ON") && text.contains("IDENTIFIED BY ?"), "{form}: {text}");
+        assert!(!text.contains("bob"), "{form}: {text}");
+    }
+}
+
+#[test]
+fn statements_of_another_real_server() {
+    skip_if!(
+        "statements_of_another_real_server",
+        needs::capture(),
+        needs::program(POSTGRES, "postgresql-15"),
+        needs::program(PGBENCH, "postgresql-client-15")
+    );
+    let (server, modules, dir) = (Postgres::start(), Modules::with(&["postgres"]), tempfile::tempdir().unwrap());
+    assert!(server.psql(&["-c", "CREATE TABLE users (name text, password text)"]).status.success());
+    let (recording, binary) = (dir.path().join("r"), server.binary().display().to_string());
+    let args = ["postgres", "--postgres", &binary, "-o", "json", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    for sql in with_secrets(OTHER_STATEMENTS, 0) {
+        let _ = server.psql(&["-c", &sql]);
+    }
+    // What is bound to a column.
+    let script = dir.path().join("script");
+    std::fs::write(&script, "INSERT INTO users (name, password) VALUES ('bob', :value);\n").unwrap();
+    let value = format!("value={}", secret(OTHER_STATEMENTS.len()));
+    let mut load = server.client(PGBENCH);
+    load.args(["-n", "-t", "1", "-M", "extended", "-D", &value, "-f"]).arg(&script);
+    let output = load.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let finished = capture.stop();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let count = OTHER_STATEMENTS.len() + 1;
+    let live: Vec<String> = finished.events.iter().map(ToString::to_string).collect();
+    hidden(&[("live".into(), live.join("\n") + &finished.said)], count);
+    let is_bound = |event: &&serde_json::Value| event["db.query.parameters"] == "[\"[redacted]\"]";
+    assert_eq!(finished.named("postgres.execute").filter(is_bound).count(), 1, "{live:#?}");
+    hidden(&replays("postgres", &recording, &[]), count);
+    for (form, text) in replays("postgres", &recording, &["--view", "digest"]).iter().take(3) {
+        assert!(!text.contains("Secret") && text.contains("alter role r1 with encrypted password"), "{form}: {text}");
+    }
+    shown(&replays("postgres", &recording, &["--show-secrets"]), count, 0);
 }
 
 #[test]
 fn commands_of_a_real_shell() {
     skip_if!("commands_of_a_real_shell", needs::capture(), needs::program(SHELL, "bash"));
+    const PROMPT: &str = "ready> ";
     let (shell, modules, dir) = (Bash::installed(), Modules::with(&["bash"]), tempfile::tempdir().unwrap());
-    let (recording, binary) = (dir.path().join("r"), shell.text());
-    let args = ["bash", "--bash", &binary, "-o", "json", "--record", recording.to_str().unwrap()];
+    let (recording, options) = (dir.path().join("r"), shell.options());
+    let mut args = vec!["bash", "-o", "json", "--record", recording.to_str().unwrap()];
+    args.extend(options.iter().map(String::as_str));
     let capture = Capture::start(&modules, &args);
     shell.run_script((with_secrets(COMMANDS, 0).join("\n") + "\n").as_bytes());
+    let mut session = shell.session([PROMPT, "more> "]);
+    session.wait_for(PROMPT);
+    for line in with_secrets(LINES, COMMANDS.len()) {
+        session.line(&line, PROMPT);
+    }
+    session.press(b"exit\r");
+    session.wait();
+    let (finished, count) = (capture.stop(), COMMANDS.len() + LINES.len());
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    let live: Vec<String> = finished.events.iter().map(ToString::to_string).collect();
+    hidden(&[("live".into(), live.join("\n") + &finished.said)], count);
+    let marked = finished.named("bash.line").filter(|event| event["ecapture.redacted"].is_array()).count();
+    assert_eq!(marked, LINES.len(), "{live:#?}");
+    hidden(&replays("bash", &recording, &[]), count);
+    shown(&replays("bash", &recording, &["--show-secrets"]), count, 0);
+}
+
+#[test]
+fn commands_of_another_real_shell() {
+    skip_if!("commands_of_another_real_shell", needs::capture(), needs::program(ZSH, "zsh"));
+    let (shell, modules, dir) = (Zsh::installed(), Modules::with(&["zsh"]), tempfile::tempdir().unwrap());
+    let (recording, binary) = (dir.path().join("r"), shell.text());
+    let args = ["zsh", "--zsh", &binary, "-o", "json", "--record", recording.to_str().unwrap()];
+    let capture = Capture::start(&modules, &args);
+    std::fs::write(shell.home().join("script"), with_secrets(COMMANDS, 0).join("\n") + "\n").unwrap();
+    assert!(shell.command().arg("script").status().unwrap().success());
     let finished = capture.stop();
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     let live: Vec<String> = finished.events.iter().map(ToString::to_string).collect();
     hidden(&[("live".into(), live.join("\n") + &finished.said)], COMMANDS.len());
-    hidden(&replays("bash", &recording, &[]), COMMANDS.len());
-    shown(&replays("bash", &recording, &["--show-secrets"]), COMMANDS.len(), 0);
+    hidden(&replays("zsh", &recording, &[]), COMMANDS.len());
+    shown(&replays("zsh", &recording, &["--show-secrets"]), COMMANDS.len(), 0);
 }
 
 #[test]
@@ -191,7 +318,7 @@ fn headers_of_a_real_curl() {
     let capture = Capture::start(&modules, &args);
     for version in ["--http1.1", "--http2"] {
         let url = format!("https://127.0.0.1:{}/0?access_token={}&n=1", nginx.port, secret(0));
-        let headers = ["Authorization: Bearer", "Proxy-Authorization: Basic", "X-Api-Key:"];
+        let headers = ["Authorization: Bearer", "Proxy-Authorization: Basic", "X-Api-Key:", "X-Shopify-Access-Token:"];
         let headers: Vec<String> = headers.iter().zip(1..).map(|(name, n)| format!("{name} {}", secret(n))).collect();
         let mut command = library.command(Path::new("/usr/bin/curl"));
         command.args(["--silent", version, "--cacert"]).arg(library.certificate()).arg(&url);
@@ -199,14 +326,14 @@ fn headers_of_a_real_curl() {
             command.args(["-H", header]);
         }
         let status =
-            command.args(["-H", &format!("Cookie: sid={}; theme=dark{}", secret(4), secret(5))]).output().unwrap();
+            command.args(["-H", &format!("Cookie: sid={}; theme=dark{}", secret(5), secret(6))]).output().unwrap();
         assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     }
     let finished = capture.stop();
     assert_eq!(finished.code, Some(0), "{}", finished.said);
     let live: Vec<String> = finished.named("openssl.http").map(ToString::to_string).collect();
     assert!(live.len() >= 4, "{live:?}");
-    hidden(&[("live".into(), live.join("\n"))], 6);
+    hidden(&[("live".into(), live.join("\n"))], 7);
     for event in finished.named("openssl.http") {
         assert_eq!(event["http.request.header.cookie"][0], "sid=[redacted]; theme=[redacted]", "{event}");
         assert_eq!(event["http.request.header.authorization"][0], "Bearer [redacted]", "{event}");
@@ -219,9 +346,9 @@ fn headers_of_a_real_curl() {
         assert!(command.status().unwrap().success());
         ("har".to_owned(), std::fs::read_to_string(&har).unwrap())
     };
-    hidden(&[har_of(&[])], 6);
+    hidden(&[har_of(&[])], 7);
     std::fs::remove_file(&har).unwrap();
-    shown(&[har_of(&["--show-secrets"])], 6, 0);
-    hidden(&replays("openssl", &recording, &[])[..4], 6);
-    shown(&replays("openssl", &recording, &["--show-secrets"])[..1], 6, 0);
+    shown(&[har_of(&["--show-secrets"])], 7, 0);
+    hidden(&replays("openssl", &recording, &[])[..4], 7);
+    shown(&replays("openssl", &recording, &["--show-secrets"])[..1], 7, 0);
 }
