@@ -317,20 +317,18 @@ __attribute__((noinline)) int pg_look_at_read(struct session *session)
 	return 1;
 }
 
-ECAP_INLINE int read_end(struct pt_regs *ctx)
+/* `n` bytes have been read into session->read_buffer. */
+ECAP_INLINE int has_read(struct pt_regs *ctx, struct session *session, __u64 n)
 {
-	struct session *session = ecap_state(pg_sessions);
 	struct ecap_message m;
 	struct pg_asked *asked;
 
-	if (!session)
-		return 0;
 	session->buffer = session->read_buffer;
 	session->read_buffer = 0;
 	/* An error, the end of the stream, or nothing that the server would ask for. */
-	if (!session->buffer || ecap_result(ctx) - 1 >= PG_MESSAGE_MAX)
+	if (!session->buffer || n - 1 >= PG_MESSAGE_MAX)
 		return 0;
-	session->n = ecap_result(ctx);
+	session->n = n;
 	if (!pg_look_at_read(session)) {
 		ecap_add(orphans, 1);
 		return 0;
@@ -359,6 +357,12 @@ ECAP_INLINE int read_end(struct pt_regs *ctx)
 	return 0;
 }
 
+ECAP_INLINE int read_end(struct pt_regs *ctx)
+{
+	struct session *session = ecap_state(pg_sessions);
+	return session ? has_read(ctx, session, ecap_result(ctx)) : 0;
+}
+
 SEC("uretprobe")
 int pg_read_end(struct pt_regs *ctx)
 {
@@ -370,6 +374,21 @@ SEC("uprobe")
 int pg_read_end__exit(struct pt_regs *ctx)
 {
 	return read_end(ctx);
+}
+
+/* The whole call at once, where registers still hold its arguments at its end. */
+SEC("uprobe")
+int pg_read_whole(struct pt_regs *ctx)
+{
+	struct session *session;
+	if (!ecap_wanted())
+		return 0;
+	session = ecap_state_create(pg_sessions);
+	if (!session)
+		return 0;
+	session->port = ecap_exit_arg(ctx, 0);
+	session->read_buffer = ecap_exit_arg(ctx, 1);
+	return has_read(ctx, session, ecap_exit_value(ctx));
 }
 
 /* The messages that say what became of something: ParseComplete, BindComplete, CloseComplete, CommandComplete, ErrorResponse,
@@ -487,19 +506,17 @@ ECAP_INLINE void walk_write(struct session *session)
 	lose_step(session, &session->out);
 }
 
-ECAP_INLINE int write_end(struct pt_regs *ctx)
+/* `n` bytes of session->write_buffer have been written. */
+ECAP_INLINE int has_written(struct pt_regs *ctx, struct session *session, __u64 n)
 {
-	struct session *session = ecap_state(pg_sessions);
 	struct ecap_message m;
 	struct pg_head *head;
 
-	if (!session)
-		return 0;
 	session->buffer = session->write_buffer;
 	session->write_buffer = 0;
-	if (!session->buffer || ecap_result(ctx) - 1 >= 0x40000000)
+	if (!session->buffer || n - 1 >= 0x40000000)
 		return 0;
-	session->n = ecap_result(ctx);
+	session->n = n;
 	session->used = 0;
 	session->out.at = 0;
 	if (session->out.step != STEP_KNOWN) {
@@ -527,6 +544,12 @@ ECAP_INLINE int write_end(struct pt_regs *ctx)
 	return 0;
 }
 
+ECAP_INLINE int write_end(struct pt_regs *ctx)
+{
+	struct session *session = ecap_state(pg_sessions);
+	return session ? has_written(ctx, session, ecap_result(ctx)) : 0;
+}
+
 SEC("uretprobe")
 int pg_write_end(struct pt_regs *ctx)
 {
@@ -538,6 +561,20 @@ SEC("uprobe")
 int pg_write_end__exit(struct pt_regs *ctx)
 {
 	return write_end(ctx);
+}
+
+/* The whole call at once, as in pg_read_whole. */
+SEC("uprobe")
+int pg_write_whole(struct pt_regs *ctx)
+{
+	struct session *session;
+	if (!ecap_wanted())
+		return 0;
+	session = ecap_state_create(pg_sessions);
+	if (!session)
+		return 0;
+	session->write_buffer = ecap_exit_arg(ctx, 1);
+	return has_written(ctx, session, ecap_exit_value(ctx));
 }
 
 /* A backend is gone: by its own decision, by a signal, or since the server crashed. It has one thread. */

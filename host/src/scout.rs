@@ -14,7 +14,7 @@
 //! - `walk`, `tables`, `sweep`, `exits`: which points see the event exactly once, and undisturbed.
 //! - `strings`; `wrap`, `paths`, `values`, `stubs`: functions without a name, by what they are told or by their wrappers.
 //! - `sift`: which files have a text in them; no more is understood of those.
-//! - `field`: where a function takes certain bytes from.
+//! - `field`: where a function takes certain bytes from; `kept`: where value and arguments are when it returns.
 //! - `place`: puts it together; `proof`: checks every offset again before it leaves.
 //!
 //! Nothing here attaches anything, reads other files or starts processes.
@@ -25,6 +25,7 @@ mod exits;
 mod field;
 mod image;
 mod instruction;
+mod kept;
 mod paths;
 mod place;
 pub mod plan;

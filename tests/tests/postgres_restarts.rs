@@ -77,7 +77,7 @@ fn an_upgrade_of_the_servers_file_hides_nothing() {
     assert!(server.psql(&["-c", "select 'old server, new file'"]).status.success());
     // The new program is another file: its probes are put in place while it starts, and that is said.
     server.restart_at_once();
-    capture.wait_for_word("4 probes", 2, Duration::from_secs(10));
+    capture.wait_for_word("2 probes", 2, Duration::from_secs(10));
     let from = server.log().len();
     for number in 0..20 {
         assert!(server.psql(&["-c", &format!("select {number}")]).status.success());

@@ -37,6 +37,27 @@ struct pt_regs {
 #define ecap_result(ctx) ECAP_REG_(ctx, rax)
 #define ecap_sp(ctx) ECAP_REG_(ctx, rsp)
 
+/* Register `number` of those that may hold something to a function's end. */
+ECAP_INLINE __u64 ecap_kept_(struct pt_regs *ctx, __u32 number)
+{
+	switch (number & 7) {
+	case 0:
+		return ECAP_REG_(ctx, rax);
+	case 1:
+		return ECAP_REG_(ctx, rbx);
+	case 2:
+		return ECAP_REG_(ctx, rbp);
+	case 3:
+		return ECAP_REG_(ctx, r12);
+	case 4:
+		return ECAP_REG_(ctx, r13);
+	case 5:
+		return ECAP_REG_(ctx, r14);
+	default:
+		return ECAP_REG_(ctx, r15);
+	}
+}
+
 /* Go since 1.17 (ABIInternal): integer arguments and results in these registers; no return probes in Go. */
 #define ecap_go_arg0(ctx) ECAP_REG_(ctx, rax)
 #define ecap_go_arg1(ctx) ECAP_REG_(ctx, rbx)
@@ -63,6 +84,26 @@ struct pt_regs {
 #define ecap_result(ctx) ECAP_REG_(ctx, regs[0])
 #define ecap_sp(ctx) ECAP_REG_(ctx, sp)
 
+ECAP_INLINE __u64 ecap_kept_(struct pt_regs *ctx, __u32 number)
+{
+	switch (number & 7) {
+	case 0:
+		return ECAP_REG_(ctx, regs[0]);
+	case 1:
+		return ECAP_REG_(ctx, regs[19]);
+	case 2:
+		return ECAP_REG_(ctx, regs[20]);
+	case 3:
+		return ECAP_REG_(ctx, regs[21]);
+	case 4:
+		return ECAP_REG_(ctx, regs[22]);
+	case 5:
+		return ECAP_REG_(ctx, regs[23]);
+	default:
+		return ECAP_REG_(ctx, regs[24]);
+	}
+}
+
 #define ecap_go_arg0(ctx) ECAP_REG_(ctx, regs[0])
 #define ecap_go_arg1(ctx) ECAP_REG_(ctx, regs[1])
 #define ecap_go_arg2(ctx) ECAP_REG_(ctx, regs[2])
@@ -73,6 +114,11 @@ struct pt_regs {
 #else
 #error "define __TARGET_ARCH_x86 or __TARGET_ARCH_arm64 (the build helper does)"
 #endif
+
+/* What the function returns, and argument `n` that it was called with, from 0; valid in probes of kind `exit`, and only as many
+ * arguments as the plan says. */
+#define ecap_exit_value(ctx) ecap_kept_((ctx), ecap_probe_arg(ctx))
+#define ecap_exit_arg(ctx, n) ecap_kept_((ctx), ecap_probe_arg(ctx) >> 3 * ((n) + 1))
 
 #define ecap_user_ptr(value) ((const void *)(unsigned long)(value))
 

@@ -9,7 +9,7 @@ use ecapture_plugin_api::plan::{
 };
 
 use crate::bpf::{ObjectSpec, ProgramKind};
-use crate::scout::plan::Placed;
+use crate::scout::plan::{Kept, Placed};
 use crate::scout::{PointKind, ProbeWanted, ScoutAnswer, ScoutRequest};
 
 /// Places for one target file, at most; a module that wants more has lost its way.
@@ -180,6 +180,7 @@ pub fn request(detected: &Detected, configured: &Configured, objects: &Objects) 
         let (wanted, name) = match probe.kind {
             ProbeKind::Entry => (ProgramKind::Uprobe, "an entry probe"),
             ProbeKind::Return => (ProgramKind::Uretprobe, "a return probe"),
+            ProbeKind::Exit => (ProgramKind::Uprobe, "a probe at exits"),
         };
         if is != wanted {
             return Err(PlanError::Kind { program: probe.program.clone(), wanted: name, is: is.name() });
@@ -270,12 +271,14 @@ pub fn place(
             (ProbeKind::Return, [_, ..]) if kinds.iter().all(|k| *k == PointKind::Exit) => {
                 (exit_program(&probe.program), true)
             }
+            (ProbeKind::Exit, [_, ..]) if kinds.iter().all(|k| *k == PointKind::Exit) => (probe.program.clone(), true),
             _ => return Err(PlanError::Scout(format!("{}: {kinds:?} for a {:?}", probe.program, probe.kind))),
         };
         let offsets = place.points.iter().map(|p| p.offset).collect();
-        let numbers = match wants_field(probe) {
-            true => field_numbers(probe, place)?,
-            false => vec![number(probe, place.out)?],
+        let numbers = match probe.kind {
+            ProbeKind::Exit => vec![exit_number(probe, place)?],
+            _ if wants_field(probe) => field_numbers(probe, place)?,
+            _ => vec![number(probe, place.out)?],
         };
         count += place.points.len() * (numbers.len() - 1);
         let placement = Placement { object: probe.object.clone(), program, offsets, arg: 0, is_return };
@@ -332,6 +335,13 @@ fn field_numbers(probe: &Probe, place: &Placed) -> Result<Vec<u32>, PlanError> {
         let places = (place.field, &place.fields);
         PlanError::Scout(format!("{}: no place {places:?} of a field", probe.program))
     })
+}
+
+/// The number of a probe at exits: where value and arguments are.
+fn exit_number(probe: &Probe, place: &Placed) -> Result<u32, PlanError> {
+    let kept = place.kept.as_ref().filter(|kept| kept.args.len() == usize::from(probe.args) && probe.arg == 0);
+    let number = kept.and_then(Kept::number);
+    number.ok_or_else(|| PlanError::Scout(format!("{}: {:?} at exits", probe.program, place.kept)))
 }
 
 /// The twin of a return program that takes exit points.
@@ -395,6 +405,7 @@ mod tests {
                     field: None,
                     fields: Vec::new(),
                     handed: None,
+                    kept: None,
                 })
                 .collect(),
             ..ScoutAnswer::default()
@@ -426,6 +437,7 @@ mod tests {
             field,
             fields: Vec::new(),
             handed: None,
+            kept: None,
             function_offset: 0,
             delta: 0,
             cost: Cost::Emulated,

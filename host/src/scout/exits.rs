@@ -1,13 +1,17 @@
 //! Exit points instead of a return probe: plain probes on cheap branches which every return passes exactly once, with
-//! rax already final. Most often that is the `jne` of the stack protector's check, or a `jmp` to a shared epilogue.
+//! the value already final, in rax or in the register that is copied to rax behind them. Most often that is the `jne` of
+//! the stack protector's check, or a `jmp` to a shared epilogue.
 //!
-//! Worth it where the return probe cannot be cheap: it also leaves the return address of the target alone.
+//! Worth it where the return probe cannot be cheap: it also leaves the return address of the target alone. And where the
+//! [arguments are still there](super::kept), which saves the probe at the entry.
 
 use super::image::{Function, Image};
 use super::instruction::{Class, class, decode};
 use super::sweep::{How, References};
 use super::walk::writes;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -22,7 +26,36 @@ struct Node {
     /// A jump or a nop: passing it changes nothing.
     passive: bool,
     returns: bool,
-    writes_rax: bool,
+    /// Registers that it may change, by their numbers.
+    writes: u16,
+    /// A whole register that it copies into another one: to, from.
+    copies: Option<(Register, Register)>,
+}
+
+/// What a function that is called may change: rax, rcx, rdx, rsi, rdi, r8 to r11.
+const CHANGED_BY_CALLS: u16 = 0b1111_1100_0111;
+
+/// Where the value is that a function returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ValueIn {
+    /// In rax already.
+    Rax,
+    /// In the register that is said.
+    Any,
+}
+
+impl Node {
+    fn writes(&self, register: Register) -> bool {
+        self.writes & 1 << register.number() != 0
+    }
+
+    /// Where that is before this instruction which is in `register` behind it; nothing if it is made here.
+    fn before(&self, register: Register, value: ValueIn) -> Option<Register> {
+        match self.copies {
+            Some((to, from)) if to == register && value == ValueIn::Any => Some(from),
+            _ => (!self.writes(register)).then_some(register),
+        }
+    }
 }
 
 /// Everything that a call of the function can run inside it, by direct jumps.
@@ -51,9 +84,11 @@ impl Graph {
             let bytes = if image.is_code(va) { image.bytes(va, 15) } else { &[] };
             let Some(instruction) = decode(bytes, va) else { return Err(format!("no instruction at {va:#x}")) };
             let next = successors(image, function, &instruction)?;
-            let rax = infos.info(&instruction).used_registers().iter();
-            let writes_rax = rax.filter(|r| writes(r.access())).any(|r| r.register().full_register() == Register::RAX);
+            let used = infos.info(&instruction).used_registers().iter().filter(|r| writes(r.access()));
+            let written = used.map(|r| r.register().full_register()).filter(|r| r.is_gpr64());
+            let written = written.fold(0, |mask, register| mask | 1 << register.number());
             let flow = instruction.flow_control();
+            let call = matches!(flow, FlowControl::Call | FlowControl::IndirectCall);
             let jump = matches!(flow, FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch);
             todo.extend(&next);
             let node = Node {
@@ -62,7 +97,8 @@ impl Graph {
                 emulated: class(&bytes[..instruction.len()], &instruction) == Class::Emulated,
                 passive: jump || instruction.mnemonic() == Mnemonic::Nop,
                 returns: flow == FlowControl::Return,
-                writes_rax: writes_rax || matches!(flow, FlowControl::Call | FlowControl::IndirectCall),
+                writes: written | if call { CHANGED_BY_CALLS } else { 0 },
+                copies: copy(&instruction),
             };
             graph.nodes.insert(va, node);
         }
@@ -81,8 +117,13 @@ impl Graph {
         ranges
     }
 
-    /// The exit points, ascending.
-    pub(super) fn exits(&self, image: &Image<'_>, references: &References) -> Result<Vec<u64>, String> {
+    /// The exit points, and which register holds the value at each.
+    pub(super) fn exits(
+        &self,
+        image: &Image<'_>,
+        references: &References,
+        value: ValueIn,
+    ) -> Result<BTreeMap<u64, Register>, String> {
         self.cold_parts_are_private(references)?;
         let predecessors = self.predecessors();
         let returns: Vec<u64> = self.nodes.iter().filter(|(_, n)| n.returns).map(|(va, _)| *va).collect();
@@ -90,31 +131,37 @@ impl Graph {
             return Err("it never returns".to_owned());
         }
         let can_return = self.leading_to(&returns, &predecessors);
-        let (mut chosen, mut tail) = (BTreeSet::new(), BTreeSet::new());
-        let mut todo = returns;
-        while let Some(va) = todo.pop() {
-            if !tail.insert(va) {
+        // Where the value is before each instruction.
+        let (mut chosen, mut tail) = (BTreeMap::new(), BTreeMap::new());
+        let mut todo: Vec<(u64, Register)> = returns.into_iter().map(|va| (va, Register::RAX)).collect();
+        while let Some((va, register)) = todo.pop() {
+            if let Some(known) = tail.insert(va, register) {
+                if known != register {
+                    let at = self.distance(va);
+                    return Err(format!("the value is in {known:?} or in {register:?}, {at} bytes in").to_lowercase());
+                }
                 continue;
             }
             if va == self.function.start {
-                return Err("a path has no cheap instruction after rax is set".to_owned());
+                return Err("a path has no cheap instruction after the value is set".to_owned());
             }
             for before in predecessors.get(&va).into_iter().flatten() {
                 let Some(node) = self.nodes.get(before) else { continue };
                 let only_way = node.next.iter().all(|next| *next == va || !can_return.contains(next));
                 if node.emulated && node.passive && only_way {
-                    chosen.insert(*before);
-                } else if node.writes_rax {
-                    let at = self.distance(*before);
-                    return Err(format!("rax is set {at} bytes in, without a cheap instruction before the return"));
+                    chosen.insert(*before, register);
+                } else if let Some(from) = node.before(register, value) {
+                    todo.push((*before, from));
                 } else {
-                    todo.push(*before);
+                    let at = self.distance(*before);
+                    let name = format!("{register:?}").to_lowercase();
+                    return Err(format!("{name} is set {at} bytes in, without a cheap instruction before the return"));
                 }
             }
         }
         self.each_return_passes_one(&chosen, &tail, &predecessors)?;
-        self.nothing_else_enters(image, chosen.union(&tail), references)?;
-        Ok(chosen.into_iter().collect())
+        self.nothing_else_enters(image, chosen.keys().chain(tail.keys()), references)?;
+        Ok(chosen)
     }
 
     fn distance(&self, va: u64) -> i64 {
@@ -158,15 +205,15 @@ impl Graph {
 
     fn each_return_passes_one(
         &self,
-        chosen: &BTreeSet<u64>,
-        tail: &BTreeSet<u64>,
+        chosen: &BTreeMap<u64, Register>,
+        tail: &BTreeMap<u64, Register>,
         predecessors: &BTreeMap<u64, Vec<u64>>,
     ) -> Result<(), String> {
-        let ends: Vec<u64> = chosen.iter().copied().collect();
+        let ends: Vec<u64> = chosen.keys().copied().collect();
         let leading = self.leading_to(&ends, predecessors);
-        for va in chosen {
+        for va in chosen.keys() {
             let again = self.nodes.get(va).is_some_and(|n| n.next.iter().any(|next| leading.contains(next)));
-            if tail.contains(va) || again {
+            if tail.contains_key(va) || again {
                 return Err(format!("the branch {} bytes in could be passed twice", self.distance(*va)));
             }
         }
@@ -263,6 +310,13 @@ fn successors(image: &Image<'_>, function: &Function, instruction: &Instruction)
         FlowControl::Return | FlowControl::Exception => Ok(Vec::new()),
         _ => Err(format!("an indirect jump at {va:#x}")),
     }
+}
+
+/// `mov` from one whole register to another.
+fn copy(instruction: &Instruction) -> Option<(Register, Register)> {
+    let whole = matches!(instruction.code(), Code::Mov_r64_rm64 | Code::Mov_rm64_r64);
+    let registers = instruction.op0_kind() == OpKind::Register && instruction.op1_kind() == OpKind::Register;
+    (whole && registers).then(|| (instruction.op0_register(), instruction.op1_register()))
 }
 
 fn is_symbol(image: &Image<'_>, va: u64) -> bool {

@@ -69,11 +69,23 @@ impl Body {
 
 /// Follows all paths from the function's start. `steps` is what is left of the work allowed for the whole question.
 pub(super) fn follow(image: &Image<'_>, function: &Function, steps: &Cell<u32>) -> Result<Body, String> {
+    follow_states(image, function, steps).map(|(body, _)| body)
+}
+
+/// What is known before each instruction, whichever path led to it.
+pub(super) type States = BTreeMap<u64, State>;
+
+/// The same, with the states.
+pub(super) fn follow_states(
+    image: &Image<'_>,
+    function: &Function,
+    steps: &Cell<u32>,
+) -> Result<(Body, States), String> {
     if !function.proven_end {
         return Err("the function's end is not known".to_owned());
     }
     let mut body = Body::default();
-    let mut before: BTreeMap<u64, State> = BTreeMap::new();
+    let mut before = States::new();
     let mut sites: BTreeMap<u64, (Instruction, bool)> = BTreeMap::new();
     let mut infos = InstructionInfoFactory::new();
     let mut todo = vec![(function.start, State::at_entry())];
@@ -138,7 +150,7 @@ pub(super) fn follow(image: &Image<'_>, function: &Function, steps: &Cell<u32>) 
         let Some(state) = before.get(&at) else { continue };
         body.sites.push(site(image, &instruction, state, last));
     }
-    Ok(body)
+    Ok((body, before))
 }
 
 /// A jump to another function, with the stack as the caller left it. With anything else on the stack it leads to a part

@@ -3,11 +3,14 @@
 //! In three passes, so that the file's code is searched at most once: draft each probe from its function alone, search
 //! for what could jump between the functions' starts and the drafted points, decide.
 
-use super::exits::Graph;
+use super::exits::{Graph, ValueIn};
 use super::field;
 use super::image::{Function, Image};
 use super::instruction::Class;
-use super::plan::{Behind, Cost, Failed, FieldAt, Handed, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind};
+use super::kept::Exits;
+use super::plan::{
+    Behind, Cost, Failed, FieldAt, Handed, Kept, Locator, Placed, Point, PointKind, ProbeWanted, WantedKind,
+};
 use super::proof::{Proven, prove};
 use super::strings::callee;
 use super::sweep::{References, Wanted, references};
@@ -42,6 +45,8 @@ enum Choice {
     Move { to: Step, tables: Result<(), String> },
     /// Exit points, if nothing jumps to them; else the first instruction.
     Exits { graph: Graph, stay: String },
+    /// Exit points which still have the arguments, or not at all.
+    Whole(Exits),
 }
 
 /// Places all probes. Those that cannot be placed come back with the reason.
@@ -64,13 +69,13 @@ pub(super) fn place_all(image: &Image<'_>, probes: &[ProbeWanted]) -> (Vec<Place
     let names = image.symbols.names_of(&starts);
     for draft in drafts {
         match decide(image, &draft, &found) {
-            Ok((points, kind, mut why)) => {
+            Ok(mut decision) => {
                 let fixed = matches!(draft.choice, Choice::Fixed(_));
                 let back = if fixed { None } else { jump_to_start(image, &draft.function) };
-                if let Some(from) = back.filter(|_| kind == PointKind::Entry) {
-                    why = format!("{why}; but a jump at {from:#x} leads back to the start: each round is a hit");
+                if let Some(from) = back.filter(|_| decision.kind == PointKind::Entry) {
+                    decision.why += &format!("; but a jump at {from:#x} leads back to the start: each round is a hit");
                 }
-                placed.push(describe(image, &draft, &points, kind, why, &names));
+                placed.push(describe(image, &draft, decision, &names));
             }
             Err(why) => failed.push(Failed { index: draft.probe.index, why }),
         }
@@ -161,6 +166,10 @@ fn draft<'r>(image: &Image<'_>, probe: &'r ProbeWanted, known: &mut Known<'r>) -
     };
     let mut handed = None;
     let choice = match (&probe.at, probe.kind) {
+        (Locator::SymbolOffset(..), WantedKind::Exit) => {
+            return Err("where a function is left is not at an offset of one's own".to_owned());
+        }
+        (_, WantedKind::Exit) => Choice::Whole(Exits::explore(image, &function, args)?),
         (Locator::SymbolOffset(_, offset), kind) => {
             let va = function.start.checked_add(*offset).ok_or("the offset is not in the file")?;
             if kind == WantedKind::Return {
@@ -270,27 +279,41 @@ impl Choice {
             // To the last byte of the instruction: a jump into it means that it is two things at once.
             Choice::Move { to, tables: Ok(()) } => std::iter::once(function.start + 1..to.next).collect(),
             Choice::Exits { graph, .. } => graph.ranges(),
+            Choice::Whole(exits) => exits.ranges(),
             _ => Vec::new(),
         }
     }
 }
 
-type Decision = (Vec<Proven>, PointKind, String);
+/// Where a probe goes, and why there.
+struct Decision {
+    points: Vec<Proven>,
+    kind: PointKind,
+    why: String,
+    kept: Option<Kept>,
+}
+
+impl Decision {
+    fn new(points: Vec<Proven>, kind: PointKind, why: impl Into<String>) -> Decision {
+        Decision { points, kind, why: why.into(), kept: None }
+    }
+}
 
 fn decide(image: &Image<'_>, draft: &Draft<'_>, found: &Result<References, String>) -> Result<Decision, String> {
     let function = &draft.function;
     let kind = match draft.probe.kind {
         WantedKind::Entry => PointKind::Entry,
         WantedKind::Return => PointKind::Return,
+        WantedKind::Exit => PointKind::Exit,
     };
     let at = |va: u64| prove(image, function, va).map(|p| vec![p]).map_err(|e| e.to_string());
     let stay = |why: &str| match at(function.start) {
-        Ok(points) => Ok((points, kind, format!("stays at the first instruction: {why}"))),
+        Ok(points) => Ok(Decision::new(points, kind, format!("stays at the first instruction: {why}"))),
         Err(harm) => Err(format!("{harm}; and no other instruction will do: {why}")),
     };
     match &draft.choice {
-        Choice::Fixed(va) => Ok((at(*va)?, kind, "at the offset asked for".to_owned())),
-        Choice::First(why) => Ok((at(function.start)?, kind, (*why).to_owned())),
+        Choice::Fixed(va) => Ok(Decision::new(at(*va)?, kind, "at the offset asked for")),
+        Choice::First(why) => Ok(Decision::new(at(function.start)?, kind, *why)),
         Choice::Stay(why) => stay(why),
         Choice::Move { tables: Err(why), .. } => stay(why),
         Choice::Move { to, tables: Ok(()) } => match found {
@@ -299,40 +322,51 @@ fn decide(image: &Image<'_>, draft: &Draft<'_>, found: &Result<References, Strin
                 Some(reference) => stay(&format!("{:#x} is reached by {}", reference.target, reference.by())),
                 None => {
                     let handed = draft.handed.is_some_and(|(va, _)| va == to.va);
-                    Ok((at(to.va)?, kind, moved(draft.probe.kind, to.va - function.start, handed)))
+                    Ok(Decision::new(at(to.va)?, kind, moved(draft.probe.kind, to.va - function.start, handed)))
                 }
             },
         },
         Choice::Exits { graph, stay: why } => {
             let exits = match found {
                 Err(why) => Err(why.clone()),
-                Ok(references) => graph.exits(image, references),
+                Ok(references) => graph.exits(image, references, ValueIn::Rax),
             };
-            let proven = exits.and_then(|exits| {
-                let prove_exit = |va: &u64| {
-                    let part = if function.contains(*va) { Some(*function) } else { image.enclosing(*va) };
-                    let part = part.ok_or_else(|| format!("nothing tells the bounds of the code at {va:#x}"))?;
-                    prove(image, &part, *va).map_err(|e| e.to_string())
-                };
-                exits.iter().map(prove_exit).collect::<Result<Vec<_>, _>>()
-            });
-            match proven {
+            match exits.and_then(|exits| prove_exits(image, function, exits.into_keys())) {
                 Ok(points) => {
                     let why = "every return passes exactly one of these branches, with the value already in rax";
-                    Ok((points, PointKind::Exit, why.to_owned()))
+                    Ok(Decision::new(points, PointKind::Exit, why))
                 }
                 Err(no_exits) if image.headers.go => Err(format!("{why}; no exit points: {no_exits}")),
                 Err(no_exits) => stay(&format!("{why}; no exit points: {no_exits}")),
             }
         }
+        Choice::Whole(exits) => {
+            let (exits, kept) = exits.find(image, found.as_ref().map_err(Clone::clone)?)?;
+            let points = prove_exits(image, function, exits.into_iter())?;
+            let why = format!("every return passes exactly one of these branches, where {}", kept.words());
+            Ok(Decision { kept: Some(kept), ..Decision::new(points, kind, why) })
+        }
     }
+}
+
+fn prove_exits(
+    image: &Image<'_>,
+    function: &Function,
+    exits: impl Iterator<Item = u64>,
+) -> Result<Vec<Proven>, String> {
+    let prove_exit = |va: u64| {
+        let part = if function.contains(va) { Some(*function) } else { image.enclosing(va) };
+        let part = part.ok_or_else(|| format!("nothing tells the bounds of the code at {va:#x}"))?;
+        prove(image, &part, va).map_err(|e| e.to_string())
+    };
+    exits.map(prove_exit).collect()
 }
 
 fn moved(kind: WantedKind, distance: u64, handed: bool) -> String {
     let intact = match kind {
         WantedKind::Entry if handed => "the arguments are where the function that is jumped to gets them",
         WantedKind::Entry => "the arguments are untouched",
-        WantedKind::Return => "the stack pointer is still at the return address",
+        WantedKind::Return | WantedKind::Exit => "the stack pointer is still at the return address",
     };
     let at = place(usize::try_from(distance).unwrap_or(usize::MAX));
     format!("{at}: {intact}, and nothing jumps between the first instruction and this one")
@@ -341,9 +375,7 @@ fn moved(kind: WantedKind, distance: u64, handed: bool) -> String {
 fn describe(
     image: &Image<'_>,
     draft: &Draft<'_>,
-    points: &[Proven],
-    kind: PointKind,
-    why: String,
+    Decision { points, kind, why, kept }: Decision,
     names: &HashMap<u64, String>,
 ) -> Placed {
     let function = draft.function.start;
@@ -372,6 +404,7 @@ fn describe(
         field: draft.fields.first().copied(),
         fields: draft.fields.iter().skip(1).copied().collect(),
         handed,
+        kept,
         function_offset: image.file_offset(function).unwrap_or_default(),
         delta: first.map_or(0, |p| p.va.wrapping_sub(function).cast_signed()),
         cost: if points.iter().all(|p| p.emulated) { Cost::Emulated } else { Cost::Stepped },

@@ -98,6 +98,9 @@ pub struct Placed {
     /// The point is where the function hands everything on, and this is where things are then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed: Option<Handed>,
+    /// Where value and arguments are at the exit points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// File offset of the function's first instruction.
     pub function_offset: u64,
     /// Distance of the first point from the function's first instruction, in bytes.
@@ -157,6 +160,25 @@ impl Handed {
     }
 }
 
+/// Which registers hold a call's value and arguments at its exit: numbers of rax, rbx, rbp and r12 to r15, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Where the value is.
+    pub value: u8,
+    /// Where the first arguments are, as many as the probe's program reads.
+    pub args: Vec<u8>,
+}
+
+impl Kept {
+    /// As the probe's program sees it; nothing if there is no such register, or more arguments than registers have.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        let all = std::iter::once(&self.value).chain(&self.args);
+        let bits = all.zip((0..).step_by(3)).map(|(at, shift)| (*at < 7).then_some(u32::from(*at) << shift));
+        (self.args.len() <= 6).then(|| bits.sum()).flatten()
+    }
+}
+
 /// One offset to attach to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
@@ -174,7 +196,7 @@ pub enum PointKind {
     Entry,
     /// A return probe; the stack pointer is at the return address.
     Return,
-    /// A plain uprobe before the return; rax already holds the value.
+    /// A plain uprobe before the return; rax already holds the value, or the register that [`Placed::kept`] names.
     Exit,
 }
 

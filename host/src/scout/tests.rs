@@ -3,6 +3,7 @@
 mod builder;
 mod fields;
 mod hostile;
+mod kept;
 mod points;
 mod real;
 mod refusals;

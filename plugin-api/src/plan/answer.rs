@@ -149,7 +149,7 @@ pub struct Probe {
     pub args: u8,
     /// Free for the module: the high half of the attach cookie (the low half is the target's number). Of a probe whose
     /// place asks for a position ([`Behind::out`]) the top 8 bits are the host's, and 0 here; where it asks for a field
-    /// ([`Field`]) all are.
+    /// ([`Field`]), and of a probe at exits, all are.
     #[serde(default)]
     pub arg: u32,
     /// If it can't be placed, the target is refused; else a note is written and the rest is attached.
@@ -172,6 +172,12 @@ pub enum ProbeKind {
     Entry,
     /// Its return, with the value.
     Return,
+    /// Its return, with the value and with the first [`Probe::args`] arguments, by a program for entries: at the branches
+    /// before its `ret` instructions, where registers still hold all of it. Which ones say all bits of the probe's number:
+    /// `ecap_exit_value` and `ecap_exit_arg` read them. One trap for each call, where a probe at the entry and one at the return
+    /// take two. What the code does not show is not placed; so let probes at entry and return
+    /// [stand in](Detected::fallbacks) for it.
+    Exit,
 }
 
 /// Where a function is. The module names it; the host's scout finds it, proves it and picks the instruction.
@@ -387,6 +393,9 @@ impl Detected {
             if let Some(group) = &probe.group {
                 check_name(|| at("group"), group)?;
             }
+            if probe.kind == ProbeKind::Exit {
+                probe.check_exit(at)?;
+            }
             match &probe.at {
                 Locator::Symbol(name) | Locator::SymbolOffset(name, _) => check_name(|| at("at"), name)?,
                 Locator::FunctionAt(_) => {}
@@ -414,6 +423,27 @@ impl Detected {
             }
         }
         Ok(())
+    }
+}
+
+impl Probe {
+    fn check_exit(&self, at: impl Fn(&str) -> String) -> Result<(), PlanError> {
+        if self.args > REGISTER_ARGS {
+            let why = format!("{}; {REGISTER_ARGS} are in registers", self.args);
+            return Err(invalid(at("args"), why));
+        }
+        if self.arg != 0 {
+            return Err(invalid(at("arg"), format!("{:#x}: all bits are those of the registers", self.arg)));
+        }
+        match &self.at {
+            Locator::SymbolOffset(..) => {
+                Err(invalid(at("at"), "an offset says nothing of a function's exits".to_owned()))
+            }
+            Locator::CalleeOfStrings { field: Some(_), .. } | Locator::Behind(Behind { out: Some(_), .. }) => {
+                Err(invalid(at("at"), "asks for a place, which the number has no room for at exits".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The detector: from the bytes of one server binary to its version and the functions to probe. Everything is read from the
 //! file itself; there is no table of versions, since nothing of what is used has changed from 13 to 18.
 
+use ecapture_plugin_api::sdk::ProbeKind;
 use ecapture_plugin_api::sdk::elf::Elf;
 
 /// Where a program belongs.
@@ -10,26 +11,46 @@ pub struct Hook {
     pub program: &'static str,
     /// The exported function.
     pub symbol: &'static str,
-    /// At its return.
-    pub at_return: bool,
+    /// What of it.
+    pub kind: ProbeKind,
     /// Arguments that the program looks at.
     pub args: u8,
-    /// Only with `--nested`.
-    pub nested: bool,
+    /// The probes that it is attached with, or none.
+    pub group: Option<&'static str>,
 }
 
-const fn hook(program: &'static str, symbol: &'static str, at_return: bool, args: u8, nested: bool) -> Hook {
-    Hook { program, symbol, at_return, args, nested }
+impl Hook {
+    /// Only with `--nested`.
+    pub fn nested(&self) -> bool {
+        self.group.is_none()
+    }
 }
+
+const fn hook(
+    program: &'static str,
+    symbol: &'static str,
+    kind: ProbeKind,
+    args: u8,
+    group: Option<&'static str>,
+) -> Hook {
+    Hook { program, symbol, kind, args, group }
+}
+
+/// One probe for each call, where the function's exits still have its arguments.
+pub const WHOLE: &str = "whole calls";
+/// Two, which stand in for it.
+pub const PARTS: &str = "entries and returns";
 
 /// All of them.
 pub const HOOKS: &[Hook] = &[
-    hook("pg_read", "secure_read", false, 3, false),
-    hook("pg_read_end", "secure_read", true, 0, false),
-    hook("pg_write", "secure_write", false, 3, false),
-    hook("pg_write_end", "secure_write", true, 0, false),
-    hook("pg_nested_query", "ExecutorStart", false, 2, true),
-    hook("pg_nested_utility", "ProcessUtility", false, 2, true),
+    hook("pg_read_whole", "secure_read", ProbeKind::Exit, 2, Some(WHOLE)),
+    hook("pg_write_whole", "secure_write", ProbeKind::Exit, 2, Some(WHOLE)),
+    hook("pg_read", "secure_read", ProbeKind::Entry, 2, Some(PARTS)),
+    hook("pg_read_end", "secure_read", ProbeKind::Return, 0, Some(PARTS)),
+    hook("pg_write", "secure_write", ProbeKind::Entry, 2, Some(PARTS)),
+    hook("pg_write_end", "secure_write", ProbeKind::Return, 0, Some(PARTS)),
+    hook("pg_nested_query", "ExecutorStart", ProbeKind::Entry, 2, None),
+    hook("pg_nested_utility", "ProcessUtility", ProbeKind::Entry, 2, None),
 ];
 
 /// What was found.
@@ -52,7 +73,7 @@ pub fn detect(bytes: &[u8], nested: bool) -> Result<Detection, String> {
     let elf = Elf::parse(bytes).map_err(|why| format!("not a program that can be read: {why}"))?;
     let missing: Vec<&str> = HOOKS
         .iter()
-        .filter(|hook| nested || !hook.nested)
+        .filter(|hook| nested || !hook.nested())
         .map(|hook| hook.symbol)
         .filter(|symbol| !elf.has_function(symbol))
         .collect();

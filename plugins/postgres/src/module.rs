@@ -1,6 +1,6 @@
 //! The module's interface: options, the plan, and the glue between the SDK and the state machine.
 
-use crate::detect::{self, HOOKS, Hook};
+use crate::detect::{self, HOOKS, Hook, PARTS, WHOLE};
 use crate::event::Finished;
 use crate::machine::{Machine, Message};
 use crate::output;
@@ -27,9 +27,9 @@ impl Module for Postgres {
     fn configure(_: &Host, config: &Config) -> Result<Configured, Error> {
         let nested = nested(config);
         let mut programs: Vec<String> = Vec::new();
-        for hook in HOOKS.iter().filter(|hook| nested || !hook.nested) {
+        for hook in HOOKS.iter().filter(|hook| nested || !hook.nested()) {
             programs.push(hook.program.to_owned());
-            if hook.at_return {
+            if hook.kind == ProbeKind::Return {
                 programs.push(format!("{}__exit", hook.program));
             }
         }
@@ -65,20 +65,21 @@ fn answer(bytes: &[u8], nested: bool) -> Detected {
         Err(reason) => return Detected::unsupported(reason),
     };
     let version = DetectedVersion { product: "PostgreSQL".to_owned(), text: detection.version, how: detection.how };
-    let probes = HOOKS.iter().filter(|hook| nested || !hook.nested).map(probe);
-    Detected { probes: probes.collect(), ..Detected::supported(version) }
+    let probes = HOOKS.iter().filter(|hook| nested || !hook.nested()).map(probe);
+    let fallbacks = [(PARTS.to_owned(), WHOLE.to_owned())].into();
+    Detected { probes: probes.collect(), fallbacks, ..Detected::supported(version) }
 }
 
 fn probe(hook: &Hook) -> Probe {
     Probe {
         object: OBJECT.to_owned(),
         program: hook.program.to_owned(),
-        kind: if hook.at_return { ProbeKind::Return } else { ProbeKind::Entry },
+        kind: hook.kind,
         at: Locator::Symbol(hook.symbol.to_owned()),
         args: hook.args,
         arg: 0,
-        required: true,
-        group: (!hook.nested).then(|| "protocol".to_owned()),
+        required: hook.group != Some(WHOLE),
+        group: hook.group.map(str::to_owned),
     }
 }
 

