@@ -194,13 +194,17 @@ impl Postgres {
         self.until_answering();
     }
 
-    /// What an upgrade of the package does to a server that runs: another file takes the name of its program.
+    /// What an upgrade of the package does to a server that runs: another file takes the name of its program. It is the same
+    /// but for this change.
     ///
     /// # Panics
     /// If the file cannot be copied.
-    pub fn upgrade_binary(&self) {
+    pub fn upgrade_binary(&self, change: impl FnOnce(&mut [u8])) {
         let (binary, new) = (self.binary(), self.binary().with_extension("dpkg-new"));
+        let mut bytes = fs::read(&binary).expect("the server");
+        change(&mut bytes);
         fs::copy(&binary, &new).expect("copy of the server");
+        fs::write(&new, bytes).expect("copy of the server");
         fs::rename(&new, &binary).expect("rename");
     }
 
