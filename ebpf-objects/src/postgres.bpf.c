@@ -54,14 +54,17 @@ ECAP_INLINE __u32 length_of(struct walk *walk)
 	return (__u32)walk->header[1] << 24 | (__u32)walk->header[2] << 16 | (__u32)walk->header[3] << 8 | walk->header[4];
 }
 
+/* What is known of the connection of this thread, or 0 if nobody wants it. */
+ECAP_INLINE struct session *wanted_session(void)
+{
+	return ecap_wanted() ? ecap_state_create(pg_sessions) : 0;
+}
+
 /* secure_read(Port *, void *, size_t) */
 SEC("uprobe")
 int pg_read(struct pt_regs *ctx)
 {
-	struct session *session;
-	if (!ecap_wanted())
-		return 0;
-	session = ecap_state_create(pg_sessions);
+	struct session *session = wanted_session();
 	if (!session)
 		return 0;
 	session->port = ecap_arg0(ctx);
@@ -73,10 +76,7 @@ int pg_read(struct pt_regs *ctx)
 SEC("uprobe")
 int pg_write(struct pt_regs *ctx)
 {
-	struct session *session;
-	if (!ecap_wanted())
-		return 0;
-	session = ecap_state_create(pg_sessions);
+	struct session *session = wanted_session();
 	if (!session)
 		return 0;
 	session->write_buffer = ecap_arg1(ctx);
@@ -380,10 +380,7 @@ int pg_read_end__exit(struct pt_regs *ctx)
 SEC("uprobe")
 int pg_read_whole(struct pt_regs *ctx)
 {
-	struct session *session;
-	if (!ecap_wanted())
-		return 0;
-	session = ecap_state_create(pg_sessions);
+	struct session *session = wanted_session();
 	if (!session)
 		return 0;
 	session->port = ecap_exit_arg(ctx, 0);
@@ -567,10 +564,7 @@ int pg_write_end__exit(struct pt_regs *ctx)
 SEC("uprobe")
 int pg_write_whole(struct pt_regs *ctx)
 {
-	struct session *session;
-	if (!ecap_wanted())
-		return 0;
-	session = ecap_state_create(pg_sessions);
+	struct session *session = wanted_session();
 	if (!session)
 		return 0;
 	session->write_buffer = ecap_exit_arg(ctx, 1);
