@@ -147,22 +147,10 @@ ECAP_INLINE int is_next(const struct openssl_secret *s)
 	return s->place >= OPENSSL_NEXT || (s->label[21] == '_' && s->label[22] == 'N' && !s->label[23]);
 }
 
-SEC("uprobe")
-int openssl_secret(struct pt_regs *ctx)
+ECAP_INLINE void fill(struct pt_regs *ctx, __u32 field, struct openssl_secret *s)
 {
-	__u32 field = ecap_probe_arg(ctx);
-	struct ecap_message m;
-	struct openssl_secret *s;
 	__u64 random, length, label;
 
-	if (!ecap_wanted() || is_empty(ctx, field))
-		return 0;
-	m = ecap_message(ctx);
-	s = ecap_begin(&m, OPENSSL_STREAM_SECRETS, sizeof(*s), 0, 0, 0);
-	if (!s) {
-		note(ARGUMENT(ctx, field, 0), KEYS_SEEN, BPF_ANY);
-		return 0;
-	}
 	__builtin_memset(s, 0, sizeof(*s));
 	s->ssl = ARGUMENT(ctx, field, 0);
 	random = random_of(ctx, s->ssl, field);
@@ -172,14 +160,31 @@ int openssl_secret(struct pt_regs *ctx)
 	s->place = label_at(ctx, label);
 	if (bpf_probe_read_user_str(s->label, sizeof(s->label), ecap_user_ptr(label)) <= 0)
 		s->unread |= OPENSSL_NO_LABEL;
-	if (!is_next(s))
-		note(s->ssl, KEYS_SEEN, BPF_ANY);
 	length = ARGUMENT(ctx, field, 3);
 	s->length = length > 0xffffffff ? 0xffffffff : length;
 	length = ecap_at_most(length, OPENSSL_SECRET_MAX);
 	if (bpf_probe_read_user(s->secret, length, ecap_user_ptr(ARGUMENT(ctx, field, 2))))
 		s->unread |= OPENSSL_NO_SECRET;
-	ecap_end(&m);
+}
+
+SEC("uprobe")
+int openssl_secret(struct pt_regs *ctx)
+{
+	__u32 next = 0, field = ecap_probe_arg(ctx);
+	struct ecap_message m;
+	struct openssl_secret *s;
+
+	if (!ecap_wanted() || is_empty(ctx, field))
+		return 0;
+	m = ecap_message(ctx);
+	s = ecap_begin(&m, OPENSSL_STREAM_SECRETS, sizeof(*s), 0, 0, 0);
+	if (s) {
+		fill(ctx, field, s);
+		next = is_next(s);
+		ecap_end(&m);
+	}
+	if (!next)
+		note(ARGUMENT(ctx, field, 0), KEYS_SEEN, BPF_ANY);
 	return 0;
 }
 

@@ -106,13 +106,14 @@ ECAP_INLINE void send_from(struct session *session, __u32 from, __u32 to, __u32 
 /* The first bytes of a connection, which have no type: how many of the read they are, 0 if these are none. A packet of the
  * server's making up to its whole length is looked for, so a message in the middle of which the capture began is not taken for
  * one. A client may have more to say in the same write: only if no password is asked for, since what follows is sent. */
-ECAP_INLINE __u32 starts(struct session *session, __u64 buffer, __u32 n)
+ECAP_INLINE __u32 starts(struct session *session)
 {
 	struct walk *in = &session->in;
-	__u32 length, code;
+	__u32 length, code, n;
 
-	if (n < 8 || bpf_probe_read_user(in->header, 8, ecap_user_ptr(buffer)))
+	if (session->n < 8 || bpf_probe_read_user(in->header, 8, ecap_user_ptr(session->buffer)))
 		return 0;
+	n = session->n;
 	length = (__u32)in->header[0] << 24 | (__u32)in->header[1] << 16 | (__u32)in->header[2] << 8 | in->header[3];
 	code = (__u32)in->header[4] << 24 | (__u32)in->header[5] << 16 | (__u32)in->header[6] << 8 | in->header[7];
 	if (length < 8 || length > STARTUP_MAX)
@@ -123,7 +124,7 @@ ECAP_INLINE __u32 starts(struct session *session, __u64 buffer, __u32 n)
 		return 0;
 	if (length < n) {
 		/* The packet's last NUL, a type, and a length below 16 MiB. */
-		if (bpf_probe_read_user(in->header, 3, ecap_user_ptr(buffer + length - 1)) || in->header[0] || in->header[2] ||
+		if (bpf_probe_read_user(in->header, 3, ecap_user_ptr(session->buffer + length - 1)) || in->header[0] || in->header[2] ||
 		    in->header[1] < 'A' || in->header[1] > 'X')
 			return 0;
 		n = length;
@@ -287,13 +288,10 @@ ECAP_INLINE void fill_peer(struct session *session, struct pg_asked *asked)
 /* What the bytes are, and which of them to send: 0 if none. Global like pg_step_read, so that it has registers of its own. */
 __attribute__((noinline)) int pg_look_at_read(struct session *session)
 {
-	__u64 buffer;
-	__u32 n, starting;
+	__u32 starting;
 
 	if (!session)
 		return 0;
-	buffer = session->buffer;
-	n = session->n;
 	session->from = NOWHERE;
 	session->to = 0;
 	session->boundary = 0;
@@ -302,7 +300,7 @@ __attribute__((noinline)) int pg_look_at_read(struct session *session)
 	session->in.at = 0;
 	if (session->in.step == STEP_KNOWN)
 		return 1;
-	starting = starts(session, buffer, n);
+	starting = starts(session);
 	if (starting) {
 		session->in.at = starting;
 		session->from = 0;
@@ -311,7 +309,7 @@ __attribute__((noinline)) int pg_look_at_read(struct session *session)
 		session->startup = 1;
 		return 1;
 	}
-	if (!begins(&session->in, buffer, n))
+	if (!begins(&session->in, session->buffer, session->n))
 		return 0;
 	session->flags |= PG_OLDER;
 	return 1;

@@ -28,7 +28,8 @@ fn configuration_is_checked() {
     assert_eq!(module.manifest().module.aliases, ["mysqld"]);
     let configured = module.configure(&config()).expect("an answer");
     assert_eq!(configured.objects[0].id, "mysql");
-    assert!(configured.attachments.is_empty());
+    let at: Vec<&str> = configured.attachments.iter().map(|attachment| attachment.to.as_str()).collect();
+    assert_eq!(at, ["sched_process_exit"]);
     let refused = module.configure(&with("funcname", Value::Text(String::new()))).expect_err("an empty name");
     assert!(refused.starts_with("funcname: "), "{refused}");
 }
